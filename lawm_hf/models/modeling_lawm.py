@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LAWM itself: what a policy is, and the joint pretraining of a policy and a world model.
+
+Paper: Latent Action Pretraining Through World Modeling (https://arxiv.org/abs/2509.18428).
+
+Shapes, here and everywhere: `B` batch, `V` views, `N` chunk steps, `C,H,W` image, `P` state,
+`L` task embedding, `A` action.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_lawm import LAWMPolicyConfig
+
+
+@dataclass
+class PolicyOutput(ModelOutput):
+    """What a policy returns.
+
+    Attributes:
+        loss: Behaviour-cloning loss, a scalar; only when target actions were given.
+        actions: Chunk of shape `(B, N, A)`, in [-1, 1]. Differentiable; without targets these are
+            the latent actions.
+        action_loss: Loss of each step, `(B, N)`, before masking.
+    """
+
+    loss: Tensor | None = None
+    actions: Tensor | None = None
+    action_loss: Tensor | None = None
+
+
+@dataclass
+class WorldModelOutput(ModelOutput):
+    """What a world model returns; the losses of step `k` are about frame `x_{t+k+1}`.
+
+    Attributes:
+        loss: Scalar, averaged over the steps whose frame is not padding.
+        reconstruction_loss: `(B, N)`, squared error summed over the pixels of a frame.
+        kl_loss: `(B, N)`, weighted KL terms in nats; zeros for an objective without a posterior.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    kl_loss: Tensor | None = None
+
+
+@dataclass
+class PretrainingOutput(ModelOutput):
+    """Loss of joint pretraining, its parts, and the latent actions `(B, N, A)` behind it."""
+
+    loss: Tensor | None = None
+    latents: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    kl_loss: Tensor | None = None
+
+
+def masked_mean(values: Tensor, is_pad: Tensor | None) -> Tensor:
+    """Mean of `(B, N)` values over the entries that are not padding (0 where all are)."""
+    if is_pad is None:
+        return values.mean()
+    keep = (~is_pad).to(values.dtype)
+    return (values * keep).sum() / keep.sum().clamp(min=1)
+
+
+class LatentNorm(nn.Module):
+    """Standardises each of the `N*A` outputs over the batch, across all processes.
+
+    Why: with a plain tanh the latents saturate within a few hundred updates and the policy's
+    gradient vanishes, or they collapse to a constant; unit variance before the tanh prevents both.
+    `nn.BatchNorm1d` would do on one process; `nn.SyncBatchNorm` does not run on CPUs.
+    """
+
+    def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-4):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise `(B, N*A)` by batch statistics in training, running ones in evaluation."""
+        if not self.training:
+            return (x - self.running_mean) * (self.running_var + self.eps).rsqrt()
+        dtype, x = x.dtype, x.float()
+        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, N*A)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            moments = dist_functional.all_reduce(moments) / dist.get_world_size()
+        mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return ((x - mean) * (var + self.eps).rsqrt()).to(dtype)
+
+
+class LAWMPolicy(PreTrainedModel):
+    """An observation and an instruction in, a chunk of actions out.
+
+    The base of all policies, and the entry point: `LAWMPolicy.from_pretrained(folder_or_repo)`
+    returns the subclass that the configuration names.
+    """
+
+    config_class = LAWMPolicyConfig
+    base_model_prefix = "lawm"
+    main_input_name = "pixel_values"
+    # Names, within the state dict, of the last action layer: what finetuning re-initialises.
+    action_head_prefixes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """Load a policy from a folder or a Hub repository; see `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If the folder holds something that is not one of this package's policies.
+        """
+        if cls is not LAWMPolicy:
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, **kwargs
+            )
+        if config is None:
+            hub = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
+            raw, _ = LAWMPolicyConfig.get_config_dict(
+                pretrained_model_name_or_path, **{k: kwargs[k] for k in hub if k in kwargs}
+            )
+            model_type = raw.get("model_type", "")
+        else:
+            model_type = config.model_type
+        known = {k: c for k, c in CONFIG_MAPPING.items() if issubclass(c, LAWMPolicyConfig)} if (
+            model_type not in CONFIG_MAPPING
+        ) else {model_type: CONFIG_MAPPING[model_type]}
+        if model_type not in known or not issubclass(known[model_type], LAWMPolicyConfig):
+            raise ValueError(
+                f"`LAWMPolicy.from_pretrained` needs the folder of a LAWM policy, got `model_type` "
+                f"{model_type!r} in {pretrained_model_name_or_path!r}. A pretraining run keeps its "
+                'policy in a subfolder: pass `subfolder="policy"`.'
+            )
+        return MODEL_MAPPING[known[model_type]].from_pretrained(
+            pretrained_model_name_or_path, *args, config=config, **kwargs
+        )
+
+    def forward(self, pixel_values: Tensor, task_embeds: Tensor, **kwargs: Any) -> PolicyOutput:
+        """Predict a chunk, and its loss when `actions` are given.
+
+        Args:
+            pixel_values: Views normalised by the processor, `(B, V, C, H, W)`.
+            task_embeds: Instruction embeddings, `(B, L)`.
+            **kwargs: `state` `(B, P)`, `state_mask` `(B,)`, `view_mask` `(B, V)`: absent ones are
+                masked. `actions` `(B, N, A)` in [-1, 1] and `action_is_pad` `(B, N)`: the targets.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict_action_chunk(self, **observation: Tensor) -> Tensor:
+        """Chunk to execute, `(B, N, A)` in [-1, 1], from the observation keys of `forward`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def reset_action_head(self) -> list[str]:
+        """Re-initialise the last action layer, as the paper does before finetuning (§III-B).
+
+        Also turns `latent_norm` off, which belongs to that layer.
+
+        Returns:
+            Names of the parameters that were re-initialised.
+        """
+        self.config.latent_norm = "none"
+        names = []
+        for prefix in self.action_head_prefixes:
+            module = self.get_submodule(prefix)
+            for child in module.modules():
+                child._is_hf_initialized = False
+                for parameter in child.parameters(recurse=False):
+                    parameter._is_hf_initialized = False
+                self._init_weights(child)
+            names += [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        return names
+
+
+class LawmForPretraining(nn.Module):
+    """The paper in one forward: latent actions must let the world model predict the next frames.
+
+    Any pair will do whose policy returns a differentiable chunk without targets and whose world
+    model takes `(frames, actions, frame_is_pad)`.
+    """
+
+    def __init__(self, policy: LAWMPolicy, world_model: PreTrainedModel):
+        super().__init__()
+        for name in ("chunk_size", "action_size"):
+            ours, theirs = getattr(policy.config, name), getattr(world_model.config, name, None)
+            if theirs is not None and ours != theirs:
+                raise ValueError(
+                    f"Policy and world model must agree on `{name}`, got {ours} and {theirs}. "
+                    "Build both configurations with the same value."
+                )
+        self.policy, self.world_model = policy, world_model
+
+    def forward(
+        self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor
+    ) -> PretrainingOutput:
+        """Predict `x_{t+1..t+N}` from `x_t` and the policy's latent actions.
+
+        Latent action `k` leads from frame `k` to frame `k+1`.
+
+        Args:
+            frames: `x_t .. x_{t+N}`, `(B, N+1, C, H, W)`, uint8 or float in [0, 1].
+            frame_is_pad: `(B, N+1)`; padded frames add nothing to the loss.
+            **observation: Inputs of the policy at time `t`.
+        """
+        latents = self.policy(**observation).actions  # (B, N, A)
+        prediction = self.world_model(frames=frames, actions=latents, frame_is_pad=frame_is_pad)
+        return PretrainingOutput(
+            loss=prediction.loss,
+            latents=latents,
+            reconstruction_loss=prediction.reconstruction_loss,
+            kl_loss=prediction.kl_loss,
+        )
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write `policy/` and `world_model/` below a folder."""
+        self.policy.save_pretrained(Path(folder) / "policy", **kwargs)
+        self.world_model.save_pretrained(Path(folder) / "world_model", **kwargs)
