@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image transforms of the processor, for whole batches: resizing, random shift, colour jitter."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Luma (row 1) and the two chroma axes (rows 2, 3) of NTSC video: hue is the angle in the latter.
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def check_images(images: Tensor, name: str, layout: str) -> None:
+    """Refuse anything but RGB images, channels first: uint8, or float in [0, 1].
+
+    Args:
+        images: What was given.
+        name: Name of the argument, for the message.
+        layout: Expected axes, one letter each, such as `"BVCHW"`.
+
+    Raises:
+        ValueError: If the number of axes, the channels, the dtype or the values are wrong.
+    """
+    axes = f"({', '.join(layout)})"
+    if images.ndim != len(layout):
+        raise ValueError(
+            f"`{name}` must have the axes {axes}, got shape {tuple(images.shape)}. "
+            "Add the missing axes with `unsqueeze`, or stack the batch."
+        )
+    if images.shape[-3] != 3:
+        last = "The channels seem to come last: " if images.shape[-1] == 3 else ""
+        raise ValueError(
+            f"`{name}` must be RGB with channels first, {axes} with C = 3, got shape "
+            f"{tuple(images.shape)}. {last}use `images.movedim(-1, -3)`."
+        )
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"`{name}` must be uint8, or float in [0, 1], got {images.dtype}.")
+    low, high = (bound.item() for bound in torch.aminmax(images))  # NaN if any value is
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"Float `{name}` must be finite and in [0, 1], got values from {low} to {high}. Divide "
+            "by 255 or pass uint8; drop frames with NaN."
+        )
+
+
+def resize(images: Tensor, size: int, name: str) -> Tensor:
+    """Shrink to `size` x `size`, keeping the dtype; never enlarges.
+
+    By whole factors each pixel is the mean of those it covers; otherwise antialiased bilinear. A
+    view that is not square is squashed, as the paper's authors do.
+
+    Args:
+        images: `(..., C, H, W)`, uint8 or float in [0, 1].
+        size: Side of the result in pixels.
+        name: Name of the argument, for the message.
+
+    Raises:
+        ValueError: If the images are smaller than `size`.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    if min(height, width) < size:
+        raise ValueError(
+            f"`{name}` must be at least {size} pixels on each side, got {height} x {width}. "
+            "Record or render larger images, or lower `image_size`/`frame_size` of processor and model."
+        )
+    if height % size == 0 and width % size == 0:
+        return _block_mean(images, height // size, width // size)
+    flat = images.flatten(0, -4).float()
+    flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
+    flat = flat.round().clamp(0, 255) if images.dtype == torch.uint8 else flat
+    return flat.to(images.dtype).unflatten(0, images.shape[:-3])
+
+
+def _block_mean(images: Tensor, rows: int, columns: int) -> Tensor:
+    """Mean over blocks of `rows` x `columns` pixels, in a third of `avg_pool2d`'s time on CPUs."""
+    total = images[..., ::rows, :].float()
+    for row in range(1, rows):
+        total += images[..., row::rows, :]
+    pooled = total[..., ::columns].clone()
+    for column in range(1, columns):
+        pooled += total[..., column::columns]
+    pooled /= rows * columns
+    return (
+        (pooled + 0.5).to(torch.uint8) if images.dtype == torch.uint8 else pooled.to(images.dtype)
+    )
+
+
+def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Move each image by up to `pixels` along both axes, repeating the border (DrQ-v2).
+
+    Args:
+        images: `(M, C, H, W)`; each of the `M` gets its own shift.
+        pixels: Largest shift in either direction.
+        generator: Source of the draws; a CPU generator, so that all devices see the same shifts.
+    """
+    if pixels == 0:
+        return images
+    num_images, _, height, width = images.shape
+    shifts = torch.randint(-pixels, pixels + 1, (2, num_images, 1), generator=generator)
+    rows = (torch.arange(height) + shifts[0]).clamp_(0, height - 1)  # (M, H)
+    columns = (torch.arange(width) + shifts[1]).clamp_(0, width - 1)  # (M, W)
+    source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]  # (M, 1, H*W)
+    source = source.to(images.device).expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, source).view_as(images)
+
+
+def colour_jitter(
+    images: Tensor,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw new colours for each image; all four changes are affine, so they cost one small matmul.
+
+    Args:
+        images: `(M, 3, H, W)`, float in [0, 1].
+        brightness: Colours are multiplied by a draw from `[1 - brightness, 1 + brightness]`.
+        contrast: Likewise the distance from the image's mean grey.
+        saturation: Likewise the distance from each pixel's grey.
+        hue: Largest turn of the colour circle, as a share of the full circle. Keep it small where
+            instructions name colours: red and yellow lie 0.14 apart.
+        generator: As for `random_shift`.
+
+    Returns:
+        Images of the same shape, clamped to [0, 1].
+    """
+    num_images = images.shape[0]
+    draws = torch.rand(4, num_images, generator=generator) * 2 - 1
+    strengths = torch.tensor([brightness, contrast, saturation, hue])
+    light, contrast_gain, chroma, turn = draws * strengths[:, None]
+    light, contrast_gain, chroma = 1 + light, 1 + contrast_gain, 1 + chroma
+    angle = 2 * torch.pi * turn
+    to_yiq = torch.tensor(_RGB_TO_YIQ)
+    turned = torch.zeros(num_images, 3, 3)
+    turned[:, 0, 0] = 1
+    turned[:, 1, 1] = turned[:, 2, 2] = chroma * angle.cos()
+    turned[:, 2, 1] = chroma * angle.sin()
+    turned[:, 1, 2] = -turned[:, 2, 1]
+    matrix = torch.linalg.inv(to_yiq) @ turned @ to_yiq  # (M, 3, 3), keeps each pixel's grey
+    matrix = (matrix * (light * contrast_gain)[:, None, None]).to(images)
+    mean_grey = torch.einsum("c,mc->m", to_yiq[0].to(images), images.mean((2, 3)))
+    offset = (light * (1 - contrast_gain)).to(images) * mean_grey  # (M,)
+    pixels = images.flatten(2)
+    pixels = torch.baddbmm(offset[:, None, None].expand_as(pixels), matrix, pixels)
+    return pixels.clamp_(0, 1).view_as(images)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalisation of robot states and actions by data-set statistics."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+NormalizationMode = Literal["min_max", "quantile", "mean_std", "identity"]
+# Names as in the `meta/stats.json` of LeRobot data sets, which can be passed as they are.
+_NEEDED = {"min_max": ("min", "max"), "quantile": ("q01", "q99"), "mean_std": ("mean", "std")}
+
+Statistics = Mapping[str, Sequence[float]]
+
+
+def compute_statistics(values: Tensor) -> dict[str, list[float]]:
+    """Statistics of each dimension, over all rows of `(K, D)`, under LeRobot's names.
+
+    LeRobot's own `q01` and `q99` of a whole data set are *means of each episode's quantiles*; these
+    here are true quantiles.
+    """
+    values = values.double()
+    low, high = torch.quantile(values, torch.tensor([0.01, 0.99], dtype=values.dtype), dim=0)
+    parts = {"min": values.amin(0), "max": values.amax(0), "mean": values.mean(0)}
+    parts |= {"std": values.std(0, correction=0), "q01": low, "q99": high}
+    return {name: part.tolist() for name, part in parts.items()}
+
+
+class Normalizer:
+    """`(x - offset) / scale` in each dimension, and back.
+
+    A dimension that never varies in the statistics becomes 0, and comes back as its constant.
+
+    Args:
+        mode: `min_max` maps [min, max] to [-1, 1]; `quantile` maps [q01, q99] and clips what lies
+            outside; `mean_std` gives zero mean and unit variance; `identity` changes nothing.
+        statistics: Lists of numbers by LeRobot's names; `None` if unknown.
+        name: `"state"` or `"action"`, for messages.
+    """
+
+    def __init__(self, mode: NormalizationMode, statistics: Statistics | None, name: str):
+        if mode not in get_args(NormalizationMode):
+            raise ValueError(
+                f"`{name}_normalization` must be one of {', '.join(get_args(NormalizationMode))}, "
+                f"got {mode!r}."
+            )
+        self.mode, self.name, self.constant_dimensions = mode, name, []
+        self.offset: Tensor | None = None
+        self.scale: Tensor | None = None
+        if mode != "identity" and statistics is not None:
+            self._fit(statistics)
+
+    def _fit(self, statistics: Statistics) -> None:
+        missing = [key for key in _NEEDED[self.mode] if key not in statistics]
+        if missing:
+            raise ValueError(
+                f"`{self.name}_stats` must hold {' and '.join(_NEEDED[self.mode])} for "
+                f"{self.mode!r}, got {sorted(statistics)}. Choose another "
+                f"`{self.name}_normalization`, or compute the statistics anew."
+            )
+        first, second = (
+            torch.as_tensor(statistics[key], dtype=torch.float64) for key in _NEEDED[self.mode]
+        )
+        if first.ndim != 1 or first.shape != second.shape or not (first + second).isfinite().all():
+            raise ValueError(
+                f"`{self.name}_stats` must hold one finite number per dimension, got "
+                f"{dict(statistics)}."
+            )
+        if self.mode == "quantile" and {"min", "max"} <= set(statistics):
+            # A dimension that is rarely used (a gripper) has equal quantiles and yet varies.
+            rare = first == second
+            first = torch.where(rare, torch.as_tensor(statistics["min"]).to(first), first)
+            second = torch.where(rare, torch.as_tensor(statistics["max"]).to(first), second)
+        if self.mode == "mean_std":
+            offset, scale = first, second
+        else:
+            offset, scale = (first + second) / 2, (second - first) / 2
+        is_constant = scale <= 1e-6 * offset.abs().clamp(min=1e-3)
+        self.constant_dimensions = is_constant.nonzero().flatten().tolist()
+        if self.constant_dimensions:
+            logger.info("Constant dimensions of the %s: %s", self.name, self.constant_dimensions)
+        self.offset, self.scale = offset.float(), scale.masked_fill(is_constant, 0).float()
+
+    def normalize(self, values: Tensor, is_absent: Tensor | None = None) -> Tensor:
+        """Normalise `(..., D)`; rows where `is_absent` `(...)` may hold anything and become 0.
+
+        Raises:
+            ValueError: If the statistics are absent or of another width, or a value is not finite.
+        """
+        if is_absent is not None:
+            values = values.masked_fill(is_absent[..., None], 0)
+        if not values.isfinite().all():
+            bad = (~values.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"Every {self.name} must be finite, got {values[tuple(bad)].item()} at {bad}. "
+                "Drop these frames, or mask them as padding."
+            )
+        if self.mode == "identity":
+            return values
+        offset, scale = self._on(values)
+        normalised = torch.where(scale > 0, (values - offset) / scale.clamp(min=1e-12), 0.0)
+        if is_absent is not None:
+            normalised = normalised.masked_fill(is_absent[..., None], 0)
+        return normalised.clamp(-1, 1) if self.mode == "quantile" else normalised
+
+    def unnormalize(self, values: Tensor) -> Tensor:
+        """Undo `normalize` for `(..., D)`; what was clipped stays clipped."""
+        if self.mode == "identity":
+            return values
+        offset, scale = self._on(values)
+        return values * scale + offset
+
+    def _on(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Offset and scale on the device of the values, after checking that they fit."""
+        if self.offset is None or self.scale is None:
+            raise ValueError(
+                f"{self.mode!r} normalisation of the {self.name} needs statistics, and this "
+                f"processor has none. Call `processor.set_statistics({self.name}=...)` with those of the "
+                "training data, or load the processor of the finetuned checkpoint."
+            )
+        if values.shape[-1] != len(self.offset):
+            raise ValueError(
+                f"The {self.name} must have the {len(self.offset)} dimensions of its statistics, "
+                f"got {values.shape[-1]}. Use the statistics of this data set."
+            )
+        return self.offset.to(values.device), self.scale.to(values.device)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processor: raw views, instructions, states and actions to the batch that the models take."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+from transformers.utils import cached_file
+
+from .images_lawm import check_images, colour_jitter, random_shift, resize
+from .normalization_lawm import NormalizationMode, Normalizer, Statistics
+from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
+
+logger = logging.getLogger(__name__)
+
+# ImageNet's, since trunks may start from ImageNet weights; any fixed scaling would do for others.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+# Actions may leave [-1, 1] by this much (rounding, held-out data); they are then clamped.
+ACTION_TOLERANCE = 0.01
+_HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class LAWMProcessor(ProcessorMixin):
+    """Turns raw batches into model inputs, and predicted actions back into the robot's units.
+
+    Saved beside each model; a finetuned checkpoint carries its statistics and, when a text model is
+    used, the embeddings of the instructions it knows.
+
+    Args:
+        image_size: Side of the policy's views, in pixels.
+        frame_size: Side of the world model's frames; `None` for `image_size`.
+        image_mean: Subtracted from each channel of the views, after scaling to [0, 1].
+        image_std: Divides each channel of the views.
+        text_encoder: `"hashing"` (no weights), or the id or folder of a transformers text model.
+        task_embed_size: Width `L` of `task_embeds`; `None` for the encoder's own.
+        state_normalization: `"min_max"`, `"quantile"`, `"mean_std"` or `"identity"`.
+        action_normalization: The same without `"mean_std"`: policies output [-1, 1].
+        state_stats: Statistics by LeRobot's names (`min`, `max`, `mean`, `std`, `q01`, `q99`).
+        action_stats: The same for actions.
+        shift: Largest random shift of a view when augmenting, as a share of its side.
+        brightness: Strength of this change of colour when augmenting; 0 turns it off.
+        contrast: See `brightness`.
+        saturation: See `brightness`.
+        hue: See `brightness`; small, since instructions name colours.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        frame_size: int | None = None,
+        image_mean: tuple[float, float, float] = IMAGE_MEAN,
+        image_std: tuple[float, float, float] = IMAGE_STD,
+        text_encoder: str = HASHING,
+        task_embed_size: int | None = None,
+        state_normalization: NormalizationMode = "min_max",
+        action_normalization: NormalizationMode = "min_max",
+        state_stats: Statistics | None = None,
+        action_stats: Statistics | None = None,
+        shift: float = 2 / 64,
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+        hue: float = 0.02,
+    ):
+        super().__init__()
+        if action_normalization == "mean_std":
+            raise ValueError(
+                "`action_normalization` must map actions to [-1, 1], which is all that policies "
+                "output; 'mean_std' does not. Use 'min_max' or 'quantile'."
+            )
+        self.image_size, self.frame_size = image_size, frame_size or image_size
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.text_encoder = text_encoder
+        self.task_encoder = TaskEncoder(text_encoder, task_embed_size)
+        self.task_embed_size = self.task_encoder.size
+        self.state_normalization: NormalizationMode = state_normalization
+        self.action_normalization: NormalizationMode = action_normalization
+        self.shift, self.brightness, self.contrast = shift, brightness, contrast
+        self.saturation, self.hue = saturation, hue
+        self.set_statistics(state_stats, action_stats)
+
+    def set_statistics(
+        self, state: Statistics | None = None, action: Statistics | None = None
+    ) -> None:
+        """Replace both sets of statistics, as finetuning does with those of its data."""
+        self.state_stats, self.action_stats = _as_lists(state), _as_lists(action)
+        self.state_normalizer = Normalizer(self.state_normalization, self.state_stats, "state")
+        self.action_normalizer = Normalizer(self.action_normalization, self.action_stats, "action")
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: Tensor | np.ndarray,
+        task: list[str],
+        state: Tensor | np.ndarray | None = None,
+        actions: Tensor | np.ndarray | None = None,
+        action_is_pad: Tensor | np.ndarray | None = None,
+        frames: Tensor | np.ndarray | None = None,
+        frame_is_pad: Tensor | np.ndarray | None = None,
+        view_mask: Tensor | np.ndarray | None = None,
+        state_mask: Tensor | np.ndarray | None = None,
+        augment: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Prepare one batch; results lie on the device of `images`.
+
+        Args:
+            images: Views at time t, `(B, V, C, H, W)`, uint8 or float in [0, 1].
+            task: One instruction per sample.
+            state: Proprioception `(B, P)` in the robot's units.
+            actions: Target chunk `(B, N, A)` in the robot's units.
+            action_is_pad: `(B, N)`; padded actions may hold anything and become 0.
+            frames: `x_t .. x_{t+N}` for the world model, `(B, N+1, C, H, W)`; returned in the same
+                dtype, resized, and never augmented.
+            frame_is_pad: `(B, N+1)`, handed on.
+            view_mask: `(B, V)`, true where a view exists, handed on.
+            state_mask: `(B,)`, true where a state exists; others may hold anything and become 0.
+            augment: Shift and recolour each view at random (finetuning).
+            generator: CPU generator of these draws; PyTorch's global one by default.
+
+        Returns:
+            `pixel_values`, `task_embeds`, and whichever of `state`, `state_mask`, `actions`,
+            `action_is_pad`, `frames`, `frame_is_pad`, `view_mask` were given.
+
+        Raises:
+            ValueError: If a shape, dtype or value is not as described, with what to do about it.
+        """
+        images = torch.as_tensor(images)
+        check_images(images, "images", "BVCHW")
+        device, batch_size = images.device, len(images)
+        _check_tasks(task, batch_size)
+        batch = {
+            "pixel_values": self._views(images, augment, generator),
+            "task_embeds": self.task_encoder(task).to(device),
+        }
+        given = {"view_mask": view_mask, "state_mask": state_mask}
+        given |= {"action_is_pad": action_is_pad, "frame_is_pad": frame_is_pad}
+        masks = {
+            name: torch.as_tensor(mask, dtype=torch.bool, device=device)
+            for name, mask in given.items()
+            if mask is not None
+        }
+        if state is not None:
+            state = torch.as_tensor(state, dtype=torch.float32, device=device)
+            is_absent = ~masks["state_mask"] if "state_mask" in masks else None
+            batch["state"] = self.state_normalizer.normalize(state, is_absent)
+        if actions is not None:
+            actions = torch.as_tensor(actions, dtype=torch.float32, device=device)
+            batch["actions"] = self._normalize_actions(actions, masks.get("action_is_pad"))
+        if frames is not None:
+            frames = torch.as_tensor(frames, device=device)
+            check_images(frames, "frames", "BNCHW")
+            batch["frames"] = resize(frames, self.frame_size, "frames")
+        batch |= masks
+        for name, value in batch.items():
+            if len(value) != batch_size:
+                raise ValueError(
+                    f"All inputs must have the batch size of `images`, {batch_size}, got `{name}` "
+                    f"of shape {tuple(value.shape)}."
+                )
+        return batch
+
+    def _views(self, images: Tensor, augment: bool, generator: torch.Generator | None) -> Tensor:
+        """Resize, augment and standardise views `(B, V, C, H, W)`."""
+        views = resize(images, self.image_size, "images")
+        if augment:
+            shifted = random_shift(
+                views.flatten(0, 1), round(self.shift * self.image_size), generator
+            )
+            views = shifted.view_as(views)
+        scale = 1.0 if views.is_floating_point() else 1 / 255
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if augment and any(strengths):
+            flat = views.flatten(0, 1).float().mul_(scale)
+            views, scale = colour_jitter(flat, *strengths, generator).view_as(views), 1.0
+        mean = torch.tensor(self.image_mean, device=views.device)[:, None, None]
+        std = torch.tensor(self.image_std, device=views.device)[:, None, None]
+        return torch.addcmul(-mean / std, views.float(), scale / std)
+
+    def _normalize_actions(self, actions: Tensor, is_pad: Tensor | None) -> Tensor:
+        """Normalise `(B, N, A)`; raise if a real action leaves [-1, 1]."""
+        normalised = self.action_normalizer.normalize(actions, is_pad)
+        excess = normalised.abs().flatten(0, -2).amax(0)  # (A,)
+        if (excess > 1 + ACTION_TOLERANCE).any():
+            dimension = int(excess.argmax())
+            column, raw = normalised[..., dimension].flatten(), actions[..., dimension].flatten()
+            worst = int(column.abs().argmax())
+            raise ValueError(
+                f"Actions must be in [-1, 1] after {self.action_normalization!r} normalisation, "
+                f"got {column[worst].item():.4g} in dimension {dimension} (raw value "
+                f"{raw[worst].item():.4g}). Use the statistics of this data set, or 'quantile' "
+                "normalisation, which clips."
+            )
+        return normalised.clamp(-1, 1)
+
+    def unnormalize_actions(self, actions: Tensor) -> Tensor:
+        """Turn a policy's actions `(..., A)` in [-1, 1] into the robot's units.
+
+        Raises:
+            ValueError: If the processor holds no action statistics and its mode needs them.
+        """
+        return self.action_normalizer.unnormalize(actions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Constructor arguments, for `processor_config.json`."""
+        light = copy.copy(self)
+        del light.task_encoder, light.state_normalizer, light.action_normalizer
+        return super(LAWMProcessor, light).to_dict()
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any):
+        """Write `processor_config.json` and the instruction embeddings; see `ProcessorMixin`."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.task_encoder.save(save_directory)
+        return super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):
+        """Load a processor; keyword arguments of the constructor override what was saved.
+
+        Raises:
+            TypeError: If a keyword is neither the constructor's nor the Hub's.
+        """
+        path = str(pretrained_model_name_or_path)
+        processor, unused = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        unknown = sorted(set(unused) & set(kwargs) - {"trust_remote_code", "code_revision"})
+        if unknown:
+            raise TypeError(
+                f"`LAWMProcessor` has no option `{unknown[0]}`. See its docstring for those it has."
+            )
+        saved = cached_file(
+            path,
+            EMBEDDINGS_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs},
+        )
+        if saved is not None:
+            processor.task_encoder.load(saved)
+        return processor
+
+
+def _as_lists(statistics: Statistics | None) -> dict[str, list[float]] | None:
+    """Plain lists, which JSON can hold, of the statistics this package knows."""
+    if statistics is None:
+        return None
+    known = ("min", "max", "mean", "std", "q01", "q99")
+    return {
+        key: np.asarray(values, dtype=np.float64).tolist()
+        for key, values in statistics.items()
+        if key in known
+    }
+
+
+def _check_tasks(task: list[str], batch_size: int) -> None:
+    if (
+        isinstance(task, str)
+        or len(task) != batch_size
+        or not all(isinstance(t, str) for t in task)
+    ):
+        raise ValueError(
+            f"`task` must be a list of {batch_size} instructions, one per sample, got "
+            f"{task!r:.100}."
+        )
