@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latent action pretraining through world modeling, native to the Hugging Face stack.
+
+Public names load on first use, so that `import lawm_hf` stays light. Using any model also
+registers all of them with transformers' Auto classes (`import lawm_hf.models` does so by itself).
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from .models import (
+        BakuConfig,
+        BakuPolicy,
+        DiffusionPolicy,
+        DiffusionPolicyConfig,
+        DreamerV3Config,
+        DreamerV3WorldModel,
+        LawmForPretraining,
+        LAWMPolicy,
+        LAWMPolicyConfig,
+        LAWMProcessor,
+    )
+
+_MODELS = (
+    "BakuConfig",
+    "BakuPolicy",
+    "DiffusionPolicy",
+    "DiffusionPolicyConfig",
+    "DreamerV3Config",
+    "DreamerV3WorldModel",
+    "LAWMPolicy",
+    "LAWMPolicyConfig",
+    "LAWMProcessor",
+    "LawmForPretraining",
+)
+__all__ = [*_MODELS, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name in _MODELS:
+        return getattr(importlib.import_module(".models", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

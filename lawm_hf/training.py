@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the training recipes share: optimiser, schedule, checkpoints, the console line.
+
+A recipe keeps the loop itself; nothing here calls back into it.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import TorchDynamoPlugin, set_seed
+from torch import nn
+from tqdm import tqdm
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+from .arguments import arg
+from .models import BakuConfig, BakuPolicy, DiffusionPolicy, DiffusionPolicyConfig, LAWMPolicy
+
+
+@dataclass
+class TrainingArgs:
+    """Arguments that pretraining and finetuning have in common."""
+
+    output_dir: str = arg("outputs", "where checkpoints, logs and results go")
+    seed: int = arg(0, "seed of initialisation, data order and sampling")
+    steps: int = arg(1000, "updates of the optimiser")
+    batch_size: int = arg(64, "windows per process and micro-batch")
+    gradient_accumulation_steps: int = arg(1, "micro-batches per update")
+    learning_rate: float = arg(1e-3, "peak learning rate of the policy")
+    vision_learning_rate: float = arg(3e-3, "peak learning rate of the policy's vision encoder")
+    weight_decay: float = arg(1e-6, "AdamW weight decay on matrices (not on biases and norms)")
+    warmup_steps: int = arg(50, "updates of linear warm-up")
+    min_lr_ratio: float = arg(0.02, "learning rate at the end of the cosine, as a share of the peak")
+    max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm")
+    mixed_precision: str = arg("no", "no or bf16")
+    compile: bool = arg(False, "torch.compile the model")
+    num_workers: int = arg(0, "data loading processes; 0 loads in the main one")
+    log_every: int = arg(20, "updates between log lines")
+    save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last")
+    resume: bool = arg(False, "go on from the newest checkpoint in output_dir")
+    report_to: list[str] = arg([], "trackers: tensorboard, wandb, trackio")
+    push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
+
+
+class ResumableLoader(Protocol):
+    """A loader whose position is part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position after the last batch that was handed out."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        ...
+
+
+def make_accelerator(args: TrainingArgs) -> Accelerator:
+    """The accelerator of a recipe, seeded, and on a CPU with all its cores.
+
+    `accelerate launch` sets `OMP_NUM_THREADS=1` when nobody asked otherwise, which would leave all
+    cores but one idle in a single-process run.
+    """
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
+        log_with=args.report_to or None,
+        project_dir=args.output_dir,
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if args.compile else None,
+        # Video without proprioception leaves the state token's parameters unused.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
+        threads = os.environ.get("LAWM_NUM_THREADS")
+        torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))
+    set_seed(args.seed, device_specific=True)
+    return accelerator
+
+
+def new_policy(policy_type: str, preset: str, **options: Any) -> LAWMPolicy:
+    """A freshly initialised policy.
+
+    Args:
+        policy_type: `"baku"` or `"diffusion"`.
+        preset: `"tabletop"` or `"default"` (the paper's sizes).
+        **options: Fields of its configuration, over the preset's.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    if policy_type == "baku":
+        return BakuPolicy(BakuConfig.from_preset(preset, **options))
+    if policy_type == "diffusion":
+        return DiffusionPolicy(DiffusionPolicyConfig.from_preset(preset, **options))
+    raise ValueError(f'`policy_type` must be "baku" or "diffusion", got {policy_type!r}.')
+
+
+def parameter_groups(
+    module: nn.Module, learning_rate: float, weight_decay: float, overrides: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: decay on matrices only, and other learning rates by name prefix.
+
+    Args:
+        module: Whose parameters to group.
+        learning_rate: For all that no prefix matches.
+        weight_decay: For tensors of two or more dimensions.
+        overrides: Learning rate by parameter-name prefix.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = next((r for p, r in overrides.items() if name.startswith(p)), learning_rate)
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()]
+
+
+def make_optimizer(groups: list[dict[str, Any]], args: TrainingArgs):
+    """AdamW (betas of the released code) with a cosine schedule and linear warm-up.
+
+    Returns:
+        The optimiser and its scheduler; step the scheduler once per update.
+    """
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer,
+        num_warmup_steps=min(args.warmup_steps, args.steps),
+        num_training_steps=args.steps,
+        min_lr_rate=args.min_lr_ratio,
+    )
+    return optimizer, scheduler
+
+
+def check_finite(loss: torch.Tensor, step: int) -> None:
+    """Stop at the first loss that is not a number.
+
+    Raises:
+        FloatingPointError: With what to try.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss must stay finite, got {loss.item()} at update {step}. Lower the learning "
+            "rate or the gradient norm, or resume from the last checkpoint with another seed."
+        )
+
+
+# ------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: str | Path, step: int, loader: ResumableLoader
+) -> None:
+    """Write everything that resuming needs to `step_<n>/`, all or nothing.
+
+    The folder gets its name only when it is complete, so a run killed while saving resumes from
+    the checkpoint before; older ones are removed afterwards.
+    """
+    final = Path(output_dir) / f"step_{step:06d}"
+    partial = final.with_name(f".{final.name}.partial")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    position = partial / f"data_position_{accelerator.process_index}.json"
+    position.write_text(json.dumps(loader.state_dict()))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "progress.json").write_text(
+            json.dumps({"step": step, "num_processes": accelerator.num_processes})
+        )
+        partial.replace(final)
+        for old in _checkpoints(output_dir)[:-1]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    accelerator: Accelerator, output_dir: str | Path, loader: ResumableLoader
+) -> int:
+    """Restore the newest checkpoint: weights, optimiser, schedule, random states, data position.
+
+    Returns:
+        Updates done so far; 0 if there is no checkpoint yet.
+
+    Raises:
+        ValueError: If it was written by another number of processes: the data order would differ.
+    """
+    found = _checkpoints(output_dir)
+    if not found:
+        accelerator.print(f"No checkpoint in {output_dir}: starting from the beginning.")
+        return 0
+    progress = json.loads((found[-1] / "progress.json").read_text())
+    if progress["num_processes"] != accelerator.num_processes:
+        raise ValueError(
+            f"A run must be resumed with as many processes as it was started with, got "
+            f"{accelerator.num_processes} for a checkpoint of {progress['num_processes']}. Launch "
+            f"{progress['num_processes']}, or start anew from the saved weights."
+        )
+    accelerator.load_state(str(found[-1]))
+    position = found[-1] / f"data_position_{accelerator.process_index}.json"
+    loader.load_state_dict(json.loads(position.read_text()))
+    accelerator.print(f"Resumed from {found[-1].name}.")
+    return progress["step"]
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    folders = Path(output_dir).glob("step_*")
+    return sorted(f for f in folders if re.fullmatch(r"step_\d{6,}", f.name))
+
+
+# --------------------------------------------------------------------------------- reporting
+
+
+class ProgressLog:
+    """One progress bar, one console line every `log_every` updates, and the trackers."""
+
+    def __init__(self, accelerator: Accelerator, args: TrainingArgs, first_step: int, name: str):
+        self.accelerator, self.args = accelerator, args
+        self.sums: dict[str, float] = {}
+        self.count, self.since = 0, time.perf_counter()
+        self.samples = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.bar = tqdm(
+            total=args.steps,
+            initial=first_step,
+            desc=name,
+            disable=not accelerator.is_main_process,
+            mininterval=1.0,
+        )
+
+    def update(self, step: int, values: dict[str, Any]) -> None:
+        """Count an update; average its scalars into the next line."""
+        for key, value in values.items():
+            scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
+            self.sums[key] = self.sums.get(key, 0.0) + scalar
+        self.count += 1
+        self.bar.update()
+        if step % self.args.log_every and step != self.args.steps:
+            return
+        means = {key: value / self.count for key, value in self.sums.items()}
+        now = time.perf_counter()
+        means["samples_per_s"] = self.samples * self.count / (now - self.since)
+        self.sums, self.count, self.since = {}, 0, now
+        if self.args.report_to:
+            self.accelerator.log(means, step=step)
+        self.bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
+        if self.accelerator.is_main_process:
+            with (Path(self.args.output_dir) / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step, **means}) + "\n")
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def write_run_record(args: Any, output_dir: str | Path) -> None:
+    """Write the resolved arguments, package versions and git revision beside the results."""
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "args.yaml").write_text(yaml.safe_dump(dataclasses.asdict(args), sort_keys=False))
+    packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    record = {"versions": versions, "git_revision": git.stdout.strip() or None}
+    (folder / "environment.json").write_text(json.dumps(record, indent=2))
+
+
+def count_parameters(modules: Iterable[nn.Module]) -> int:
+    """Number of parameters of several modules together."""
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finetune a policy on labelled demonstrations: from latent pretraining, or from scratch.
+
+    accelerate launch recipes/finetune.py --pretrained outputs/pretrain
+    accelerate launch recipes/finetune.py                                  # from scratch
+    accelerate launch recipes/finetune.py --source lerobot:DIR --pretrained user/lawm-ssv2
+
+The world model is left behind and the last action layer is re-initialised (paper §III-B).
+Writes a folder for `LAWMPolicy.from_pretrained` and `LAWMProcessor.from_pretrained`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+
+from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.data import WindowSpec, make_loader
+from lawm_hf.hub import push_run
+from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.training import (
+    ProgressLog,
+    TrainingArgs,
+    check_finite,
+    load_checkpoint,
+    make_accelerator,
+    make_optimizer,
+    new_policy,
+    parameter_groups,
+    save_checkpoint,
+    write_run_record,
+)
+
+
+@dataclass
+class FinetuneArgs(TrainingArgs):
+    """Arguments of `recipes/finetune.py`."""
+
+    output_dir: str = arg("outputs/finetune", "where the finetuned policy goes")
+    source: str = arg("tabletop:reach,episodes=25", "demonstrations (lawm_hf.data.spec)")
+    pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
+    keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
+    policy_type: str = arg("baku", "from scratch: baku or diffusion")
+    policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
+    policy_config: str = arg("", "from scratch: JSON overrides of the policy's configuration")
+    text_encoder: str = arg("hashing", "from scratch: hashing, or a transformers text model id")
+    views: list[str] = arg([], "cameras, the main one first; all by default")
+    resize: str = arg("squash", "squash (as the authors) or crop")
+    augment: bool = arg(True, "random shift and colour jitter")
+    ema_decay: float = arg(0.0, "highest decay of averaged weights, which are then saved; 0: off")
+    steps: int = arg(500, "updates of the optimiser")
+    weight_decay: float = arg(1e-4, "AdamW weight decay on matrices (not on biases and norms)")
+    max_grad_norm: float = arg(1.0, "clip the gradient to this norm")
+
+
+def build_policy(args: FinetuneArgs) -> tuple[LAWMPolicy, LAWMProcessor]:
+    """The pretrained policy with a fresh last layer, or a fresh policy; and its processor."""
+    if args.pretrained:
+        policy = LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy")
+        processor = LAWMProcessor.from_pretrained(args.pretrained, subfolder="processor")
+        if not args.keep_action_head:
+            policy.reset_action_head()
+        return policy, processor
+    options = parse_json_options(args.policy_config, "policy_config")
+    policy = new_policy(args.policy_type, args.policy_preset, **options)
+    processor = LAWMProcessor(
+        image_size=policy.config.image_size,
+        text_encoder=args.text_encoder,
+        task_embed_size=policy.config.task_embed_size,
+    )
+    return policy, processor
+
+
+def main(args: FinetuneArgs) -> None:
+    """Train by behaviour cloning, and save."""
+    accelerator = make_accelerator(args)
+    policy, processor = build_policy(args)
+    window = WindowSpec(
+        chunk_size=policy.config.chunk_size,
+        image_size=policy.config.image_size,
+        resize=args.resize,
+        views=tuple(args.views) or None,
+        with_actions=True,
+    )
+    loader = make_loader(
+        [args.source],
+        window,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=args.num_workers,
+    )
+    processor.set_statistics(loader.stats())
+
+    vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
+    groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
+    ema = EMAModel(policy.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+    ema.to(accelerator.device)
+    if args.ema_decay:
+        accelerator.register_for_checkpointing(ema)
+    model, optimizer, scheduler = accelerator.prepare(policy, *make_optimizer(groups, args))
+    accelerator.init_trackers("lawm_finetune")
+    if accelerator.is_main_process:
+        write_run_record(args, args.output_dir)
+
+    batches = iter(loader)
+    first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
+    batches = iter(loader) if first else batches
+    log = ProgressLog(accelerator, args, first, "finetune")
+    model.train()
+    for step in range(first + 1, args.steps + 1):
+        for _ in range(args.gradient_accumulation_steps):
+            batch = processor(**next(batches), augment=args.augment, device=accelerator.device)
+            with accelerator.accumulate(model):
+                outputs = model(**batch)
+                check_finite(outputs.loss, step)
+                accelerator.backward(outputs.loss)
+                values = {"loss": outputs.loss}
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    values["grad_policy"] = norm
+                optimizer.step()
+                if accelerator.sync_gradients:
+                    scheduler.step()
+                    if args.ema_decay:
+                        ema.step(policy.parameters())
+                optimizer.zero_grad()
+        log.update(step, values)
+        if args.save_every and step % args.save_every == 0 and step < args.steps:
+            save_checkpoint(accelerator, args.output_dir, step, loader)
+    log.close()
+    save_checkpoint(accelerator, args.output_dir, args.steps, loader)
+
+    if accelerator.is_main_process:
+        policy = accelerator.unwrap_model(model)
+        if args.ema_decay:
+            ema.copy_to(policy.parameters())
+        policy.save_pretrained(args.output_dir)
+        processor.save_pretrained(args.output_dir)
+        if args.push_to_hub:
+            push_run(Path(args.output_dir), args.push_to_hub)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main(parse_args(FinetuneArgs))

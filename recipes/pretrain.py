@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joint latent-action pretraining of a policy and a world model, on video without action labels.
+
+    accelerate launch recipes/pretrain.py                              # the embedded tabletop
+    accelerate launch recipes/pretrain.py recipes/configs/x.yaml --learning_rate 3e-4
+    accelerate launch recipes/pretrain.py --objective supervised       # the paper's baseline
+
+Writes `policy/`, `world_model/` and `processor/` below `output_dir`, the resumable state in
+`step_<n>/`, and at the end `health.json` and `strip.png`: what the latent actions have learned.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.data import WindowSpec, make_loader
+from lawm_hf.health import report_latents
+from lawm_hf.hub import push_run
+from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
+from lawm_hf.training import (
+    ProgressLog,
+    TrainingArgs,
+    check_finite,
+    load_checkpoint,
+    make_accelerator,
+    make_optimizer,
+    new_policy,
+    parameter_groups,
+    save_checkpoint,
+    write_run_record,
+)
+
+
+@dataclass
+class PretrainArgs(TrainingArgs):
+    """Arguments of `recipes/pretrain.py`."""
+
+    output_dir: str = arg("outputs/pretrain", "where checkpoints, logs and results go")
+    sources: list[str] = arg(["tabletop:reach,episodes=4000"], "video sources (lawm_hf.data.spec)")
+    weights: list[float] = arg([], "probability of each source per sample; equal by default")
+    objective: str = arg("latent", "latent, or supervised: train on the sources' true actions")
+    policy_type: str = arg("baku", "baku or diffusion")
+    policy_preset: str = arg("tabletop", "tabletop, or default: the paper's sizes")
+    policy_config: str = arg("", "JSON overrides of the policy's configuration")
+    world_model_preset: str = arg("tabletop", "tabletop, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
+    world_model_config: str = arg("", "JSON overrides of the world model's configuration")
+    text_encoder: str = arg("hashing", "hashing, or a transformers text model id")
+    chunk_size: int = arg(10, "latent actions per window")
+    image_size: int = arg(64, "side of the policy's views, in pixels")
+    frame_size: int = arg(32, "side of the world model's frames, in pixels")
+    frame_interval_s: float = arg(0.0, "seconds between frames; 0 takes them as stored")
+    resize: str = arg("squash", "squash (as the authors) or crop")
+    max_start: int = arg(3, "last frame of an episode where a window starts; -1 for any")
+    world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model")
+    world_model_max_grad_norm: float = arg(100.0, "clip the world model's gradient to this norm")
+    shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
+    eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
+
+
+def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
+    """Fresh policy and world model (supervised: the policy alone), and their processor."""
+    sizes = {"chunk_size": args.chunk_size, "image_size": args.image_size}
+    options = parse_json_options(args.policy_config, "policy_config")
+    latent = args.objective == "latent"
+    policy = new_policy(
+        args.policy_type,
+        args.policy_preset,
+        **({"latent_norm": "batch" if latent else "none"} | sizes | options),
+    )
+    processor = LAWMProcessor(
+        image_size=args.image_size,
+        frame_size=args.frame_size,
+        text_encoder=args.text_encoder,
+        task_embed_size=policy.config.task_embed_size,
+    )
+    if not latent:
+        return policy, processor
+    config = DreamerV3Config.from_preset(
+        args.world_model_preset,
+        image_size=args.frame_size,
+        action_size=policy.config.action_size,
+        **parse_json_options(args.world_model_config, "world_model_config"),
+    )
+    return LawmForPretraining(policy, DreamerV3WorldModel(config)), processor
+
+
+def main(args: PretrainArgs) -> None:
+    """Train, and show what was learned."""
+    accelerator = make_accelerator(args)
+    latent = args.objective == "latent"
+    model, processor = build_model(args)
+    window = WindowSpec(
+        chunk_size=args.chunk_size,
+        image_size=args.image_size,
+        frame_interval_s=args.frame_interval_s or None,
+        resize=args.resize,
+        with_frames=latent,
+        with_actions=not latent,
+        max_start=None if args.max_start < 0 else args.max_start,
+    )
+    loader = make_loader(
+        args.sources,
+        window,
+        weights=args.weights or None,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=args.num_workers,
+    )
+    if not latent:
+        processor.set_statistics(loader.stats())
+
+    policy = model.policy if latent else model
+    vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
+    groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
+    if latent:
+        rate = args.world_model_learning_rate
+        groups += parameter_groups(model.world_model, rate, args.weight_decay, {})
+    model, optimizer, scheduler = accelerator.prepare(model, *make_optimizer(groups, args))
+    accelerator.init_trackers("lawm_pretrain")
+    if accelerator.is_main_process:
+        write_run_record(args, args.output_dir)
+
+    batches = iter(loader)
+    first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
+    batches = iter(loader) if first else batches
+    log = ProgressLog(accelerator, args, first, "pretrain")
+    model.train()
+    for step in range(first + 1, args.steps + 1):
+        for _ in range(args.gradient_accumulation_steps):
+            raw = next(batches)
+            if args.shuffle_instructions:
+                order = torch.randperm(len(raw["task"])).tolist()
+                raw["task"] = [raw["task"][i] for i in order]
+            batch = processor(**raw, device=accelerator.device)
+            with accelerator.accumulate(model):
+                outputs = model(**batch)
+                check_finite(outputs.loss, step)
+                accelerator.backward(outputs.loss)
+                values = {"loss": outputs.loss}
+                if accelerator.sync_gradients:
+                    values |= clip(accelerator, model, args)
+                optimizer.step()
+                if accelerator.sync_gradients:
+                    scheduler.step()
+                optimizer.zero_grad()
+        if latent:
+            values["reconstruction"] = outputs.reconstruction_loss
+            values["kl"] = outputs.kl_loss
+        log.update(step, values)
+        if args.save_every and step % args.save_every == 0 and step < args.steps:
+            save_checkpoint(accelerator, args.output_dir, step, loader)
+    log.close()
+    save_checkpoint(accelerator, args.output_dir, args.steps, loader)
+
+    model = accelerator.unwrap_model(model)
+    if accelerator.is_main_process:
+        folder = Path(args.output_dir)
+        model.save_pretrained(folder if latent else folder / "policy")
+        processor.save_pretrained(folder / "processor")
+        if latent and args.eval_source != "none":
+            report_latents(model, processor, args, window)
+        if args.push_to_hub:
+            push_run(folder, args.push_to_hub)
+    accelerator.end_training()
+
+
+def clip(accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
+    """Clip policy and world model apart: their gradient norms differ by orders of magnitude."""
+    model = accelerator.unwrap_model(model)
+    if args.objective != "latent":
+        return {"grad_policy": accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)}
+    world = model.world_model.parameters()
+    return {
+        "grad_policy": accelerator.clip_grad_norm_(model.policy.parameters(), args.max_grad_norm),
+        "grad_world_model": accelerator.clip_grad_norm_(world, args.world_model_max_grad_norm),
+    }
+
+
+if __name__ == "__main__":
+    main(parse_args(PretrainArgs))
