@@ -78,6 +78,9 @@ class LatentNorm(nn.Module):
     `nn.BatchNorm1d` would do on one process; `nn.SyncBatchNorm` does not run on CPUs.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-4):
         super().__init__()
         self.momentum, self.eps = momentum, eps
@@ -111,6 +114,8 @@ class LAWMPolicy(PreTrainedModel):
     main_input_name = "pixel_values"
     # Names, within the state dict, of the last action layer: what finetuning re-initialises.
     action_head_prefixes: tuple[str, ...] = ()
+    # Names of the vision encoder, which learns at a rate of its own in the recipes.
+    vision_parameter_prefixes: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
@@ -164,7 +169,7 @@ class LAWMPolicy(PreTrainedModel):
     def reset_action_head(self) -> list[str]:
         """Re-initialise the last action layer, as the paper does before finetuning (§III-B).
 
-        Also turns `latent_norm` off, which belongs to that layer.
+        Also turns `latent_norm` off and forgets its statistics: it belongs to that layer.
 
         Returns:
             Names of the parameters that were re-initialised.
@@ -179,6 +184,10 @@ class LAWMPolicy(PreTrainedModel):
                     parameter._is_hf_initialized = False
                 self._init_weights(child)
             names += [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        for module in self.modules():
+            if isinstance(module, LatentNorm):
+                module.running_mean.zero_()
+                module.running_var.fill_(1)
         return names
 
 

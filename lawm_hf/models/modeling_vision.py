@@ -112,6 +112,7 @@ class FilmVisionEncoder(nn.Module):
 
     def __init__(self, config: VisionPolicyConfig):
         super().__init__()
+        self.backbone_weights = config.backbone_weights
         channels, code_size = config.encoder_channels[0], config.task_code_size
         self.task_code = nn.Linear(config.task_embed_size, code_size, bias=False)
         if config.stem == "resnet":
@@ -181,6 +182,9 @@ def init_vision_weights(module: nn.Module) -> None:
         init.normal_(module.query.bias, std=0.3 * module.channels**-0.5)
     elif isinstance(module, FilmVisionEncoder):
         init.normal_(module.task_code.weight, std=module.task_code.out_features**-0.5)
+        # Transformers does not come here when it has loaded the encoder from a checkpoint.
+        if module.backbone_weights is not None:
+            load_backbone(module, module.backbone_weights)
 
 
 def load_backbone(encoder: FilmVisionEncoder, source: str) -> None:
@@ -212,6 +216,5 @@ def load_backbone(encoder: FilmVisionEncoder, source: str) -> None:
                 f"from {source!r}. Choose a ResNet-18 or change `encoder_channels` and "
                 "`encoder_depths`."
             )
-        with torch.no_grad():
-            for target, weight in zip(targets, sources, strict=True):
-                target.copy_(weight)
+        for target, weight in zip(targets, sources, strict=True):
+            init.copy_(target, weight)
