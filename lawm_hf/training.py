@@ -144,6 +144,15 @@ def make_optimizer(groups: list[dict[str, Any]], args: TrainingArgs):
     return optimizer, scheduler
 
 
+def to_device(raw: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A raw batch without its book-keeping, on a device; the processor works where its input is."""
+    return {
+        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        for key, value in raw.items()
+        if key != "index"
+    }
+
+
 def check_finite(loss: torch.Tensor, step: int) -> None:
     """Stop at the first loss that is not a number.
 

@@ -29,6 +29,7 @@ from lawm_hf.training import (
     new_policy,
     parameter_groups,
     save_checkpoint,
+    to_device,
     write_run_record,
 )
 
@@ -112,7 +113,8 @@ def main(args: FinetuneArgs) -> None:
     model.train()
     for step in range(first + 1, args.steps + 1):
         for _ in range(args.gradient_accumulation_steps):
-            batch = processor(**next(batches), augment=args.augment, device=accelerator.device)
+            raw = to_device(next(batches), accelerator.device)
+            batch = processor(**raw, augment=args.augment)
             with accelerator.accumulate(model):
                 outputs = model(**batch)
                 check_finite(outputs.loss, step)

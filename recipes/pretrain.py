@@ -29,6 +29,7 @@ from lawm_hf.training import (
     new_policy,
     parameter_groups,
     save_checkpoint,
+    to_device,
     write_run_record,
 )
 
@@ -135,7 +136,7 @@ def main(args: PretrainArgs) -> None:
             if args.shuffle_instructions:
                 order = torch.randperm(len(raw["task"])).tolist()
                 raw["task"] = [raw["task"][i] for i in order]
-            batch = processor(**raw, device=accelerator.device)
+            batch = processor(**to_device(raw, accelerator.device))
             with accelerator.accumulate(model):
                 outputs = model(**batch)
                 check_finite(outputs.loss, step)
