@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Diffusion Policy with latent actions.
+
+Diffusion Policy (https://arxiv.org/abs/2303.04137) denoises an action chunk given an observation.
+Pretraining through a world model needs more of it: a chunk that is a bounded, repeatable and
+differentiable function of the observation. `DiffusionPolicy.generate_latents` says how the same
+U-Net gives both.
+"""
+
+import itertools
+import math
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+
+from .configuration_diffusion import DiffusionPolicyConfig
+from .modeling_lawm import LatentNorm, LAWMPolicy, PolicyOutput, masked_mean
+from .modeling_unet import ConditionalUnet
+from .modeling_vision import FilmVisionEncoder, init_vision_weights
+
+
+def repeat_last_action(actions: Tensor, is_pad: Tensor | None) -> Tensor:
+    """Overwrite padded actions `(B, N, A)` by the last real one before them.
+
+    The U-Net sees the whole chunk, so what stands behind the end of an episode must not matter.
+    """
+    if is_pad is None:
+        return actions
+    steps = torch.arange(actions.shape[1], device=actions.device)
+    source = torch.where(is_pad, 0, steps).cummax(dim=1).values  # (B, N)
+    return actions.gather(1, source[..., None].expand_as(actions))
+
+
+class DiffusionPolicy(LAWMPolicy):
+    """U-Net denoiser of action chunks, conditioned on views, state and instruction.
+
+    With the default configuration it has 51,227,975 parameters, of which the U-Net has 49,879,815,
+    as the LAWM authors'; they differ in the vision encoder and its projection (51,138,759 in all).
+    """
+
+    config_class = DiffusionPolicyConfig
+    config: DiffusionPolicyConfig
+    action_head_prefixes = ("unet.head",)
+    vision_parameter_prefixes = ("vision",)
+
+    def __init__(self, config: DiffusionPolicyConfig):
+        super().__init__(config)
+        size = config.hidden_size
+        self.task_projection = nn.Linear(config.task_embed_size, size)
+        self.vision = FilmVisionEncoder(config)
+        # Every view and the state bring one number more: 1 where present, 0 where absent.
+        observation_size = config.num_views * (size + 1)
+        if config.state_size:
+            observation_size += config.state_size + 1
+        self.observation_projection = nn.Linear(observation_size, size)
+        self.unet = ConditionalUnet(
+            config.action_size,
+            condition_size=2 * size,
+            down_dims=config.down_dims,
+            kernel_size=config.kernel_size,
+            step_embed_size=config.step_embed_size,
+        )
+        self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
+            # What torch does by default; transformers would draw N(0, 0.02).
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = nn.init._calculate_fan_in_and_fan_out(module.weight)[0] ** -0.5
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LatentNorm):
+            init.zeros_(module.get_buffer("running_mean"))
+            init.ones_(module.get_buffer("running_var"))
+        init_vision_weights(module)
+
+    @cached_property
+    def _noise_scheduler(self) -> DDPMScheduler:
+        """The training schedule; made at first use, as models are built on the meta device."""
+        return self._make_scheduler(DDPMScheduler)
+
+    @cached_property
+    def _signals(self) -> list[float]:
+        """Squared factor of the clean chunk at each step: numbers, lest a GPU be waited for."""
+        return self._make_scheduler(DDPMScheduler).alphas_cumprod.tolist()
+
+    def _make_scheduler[S: DDPMScheduler | DDIMScheduler](self, kind: type[S]) -> S:
+        return kind(
+            num_train_timesteps=self.config.num_train_timesteps,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=self.config.prediction_type,
+            clip_sample=True,  # actions are in [-1, 1]
+        )
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        task_embeds: Tensor,
+        state: Tensor | None = None,
+        state_mask: Tensor | None = None,
+        view_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Turn an observation into the U-Net's condition, `(B, 2 * hidden_size)`.
+
+        What is masked or absent enters as zeros, whatever was passed in its place.
+
+        Raises:
+            ValueError: If there are more views than `num_views`.
+        """
+        num_views = pixel_values.shape[1]
+        if num_views > self.config.num_views:
+            raise ValueError(
+                f"This policy tells {self.config.num_views} views apart, got {num_views}. "
+                "Give fewer, or build it with a larger `num_views`."
+            )
+        batch_size, dtype = len(pixel_values), self.dtype
+        pixel_values, task_embeds = pixel_values.to(dtype), task_embeds.to(dtype)
+        if view_mask is None:
+            view_mask = pixel_values.new_ones(batch_size, num_views, dtype=torch.bool)
+        else:
+            pixel_values = pixel_values.masked_fill(~view_mask[..., None, None, None], 0)
+        tokens = self.vision(pixel_values, task_embeds)  # (B, V, hidden_size)
+        tokens = tokens.masked_fill(~view_mask[..., None], 0)
+        parts = [torch.cat([tokens, view_mask[..., None].to(dtype)], dim=-1).flatten(1)]
+        parts[0] = F.pad(
+            parts[0], (0, (self.config.num_views - num_views) * (tokens.shape[-1] + 1))
+        )
+        if self.config.state_size:
+            if state is None:
+                parts.append(tokens.new_zeros(batch_size, self.config.state_size + 1))
+            else:
+                if state_mask is None:
+                    state_mask = state.new_ones(batch_size, dtype=torch.bool)
+                parts.append(state.to(dtype).masked_fill(~state_mask[:, None], 0))
+                parts.append(state_mask[:, None].to(dtype))
+        observation = self.observation_projection(torch.cat(parts, dim=-1))
+        # Only the direction of the instruction matters, as in the vision encoder.
+        task = F.normalize(task_embeds, dim=-1) * math.sqrt(task_embeds.shape[-1])
+        return torch.cat([observation, self.task_projection(task)], dim=-1)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        pixel_values: Tensor,
+        task_embeds: Tensor,
+        state: Tensor | None = None,
+        state_mask: Tensor | None = None,
+        view_mask: Tensor | None = None,
+        actions: Tensor | None = None,
+        action_is_pad: Tensor | None = None,
+    ) -> PolicyOutput:
+        """Generate latent actions or, given targets, the denoising loss.
+
+        Args:
+            pixel_values: Normalised views, `(B, V, C, H, W)`.
+            task_embeds: Instruction embeddings, `(B, L)`.
+            state: Normalised proprioception, `(B, P)`; absent in human video.
+            state_mask: `(B,)`, False where `state` is meaningless.
+            view_mask: `(B, V)`, False where a view is absent.
+            actions: Targets in [-1, 1], `(B, N, A)`.
+            action_is_pad: `(B, N)`; padded actions influence nothing.
+
+        Returns:
+            Without targets, the latent `actions` alone. With targets, `loss` and `action_loss`, and
+            no `actions`: those would cost a run of the sampler (`predict_action_chunk`).
+        """
+        condition = self.encode(pixel_values, task_embeds, state, state_mask, view_mask)
+        if actions is None:
+            return PolicyOutput(actions=self.generate_latents(condition))
+        chunk = repeat_last_action(actions, action_is_pad).to(condition.dtype)
+        scheduler = self._noise_scheduler
+        noise = torch.randn_like(chunk)
+        timesteps = torch.randint(
+            self.config.num_train_timesteps, (len(chunk),), device=chunk.device
+        )
+        noisy = scheduler.add_noise(chunk, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        if self.config.prediction_type == "epsilon":
+            target = noise
+        elif self.config.prediction_type == "sample":
+            target = chunk
+        else:
+            target = scheduler.get_velocity(chunk, noise, timesteps)  # pyright: ignore
+        error = self.unet(noisy, timesteps, condition) - target
+        action_loss = error.float().square().mean(dim=-1)  # (B, N)
+        return PolicyOutput(loss=masked_mean(action_loss, action_is_pad), action_loss=action_loss)
+
+    def generate_latents(self, condition: Tensor) -> Tensor:
+        """Latent actions `(B, N, A)` in [-1, 1] from a condition, with gradient.
+
+        Differentiable DDIM from the mode of the prior, the chunk of zeros, in `num_latent_steps`
+        calls of the U-Net, in the middle of as many equal parts of the schedule: at its noisy end
+        an error of the predicted noise is multiplied by 2000, at its clean end it hardly counts.
+        Estimates of the clean chunk are bounded by tanh, not clipped, which would stop gradients.
+        Nothing is random, so an observation always has the same latent actions (in training, up
+        to the batch statistics of `latent_norm="batch"`).
+
+        The LAWM authors take `noise - U-Net(noise, 99)` instead: unbounded, and at first as random
+        as the noise itself. `latent_generator="authors"` does so too, before the tanh.
+        """
+        config = self.config
+        shape = (len(condition), config.chunk_size, config.action_size)
+        if config.latent_generator == "authors":
+            noise = torch.randn(shape, dtype=condition.dtype, device=condition.device)
+            return (noise - self._predict(noise, config.num_train_timesteps - 1, condition)).tanh()
+        width = config.num_train_timesteps / config.num_latent_steps
+        steps = [int((k + 0.5) * width) for k in reversed(range(config.num_latent_steps))]
+        sample = condition.new_zeros(shape)
+        for step, next_step in itertools.pairwise(steps):
+            clean = self._predict_clean(sample, step, condition).tanh()
+            signal, noise = self._rates(step)
+            next_signal, next_noise = self._rates(next_step)
+            sample = next_signal * clean + next_noise / noise * (sample - signal * clean)
+        clean = self._predict_clean(sample, steps[-1], condition)
+        if config.latent_norm == "batch":
+            clean = self.latent_norm(clean.flatten(1)).view(shape)
+        return clean.tanh()
+
+    def _rates(self, step: int) -> tuple[float, float]:
+        """Factors of the clean chunk and of the noise in a sample at a step."""
+        return self._signals[step] ** 0.5, (1 - self._signals[step]) ** 0.5
+
+    def _predict(self, sample: Tensor, step: int, condition: Tensor) -> Tensor:
+        timesteps = torch.full((len(sample),), step, device=sample.device)
+        return self.unet(sample, timesteps, condition)
+
+    def _predict_clean(self, sample: Tensor, step: int, condition: Tensor) -> Tensor:
+        """The clean chunk that the U-Net's prediction at one step implies."""
+        signal, noise = self._rates(step)
+        prediction = self._predict(sample, step, condition)
+        if self.config.prediction_type == "epsilon":
+            return (sample - noise * prediction) / signal
+        if self.config.prediction_type == "sample":
+            return prediction
+        return signal * sample - noise * prediction
+
+    @torch.no_grad()
+    def predict_action_chunk(
+        self, generator: torch.Generator | None = None, **observation: Tensor
+    ) -> Tensor:
+        """Sample a chunk to execute, `(B, N, A)` in [-1, 1].
+
+        Args:
+            generator: Source of the noise, for repeatable results; None uses torch's global one.
+            **observation: The observation keys of `forward`.
+        """
+        config = self.config
+        condition = self.encode(**observation)
+        shape = (len(condition), config.chunk_size, config.action_size)
+        # Draws on the generator's device, so that a seed means the same on CPU and GPU.
+        sample = randn_tensor(shape, generator, condition.device, condition.dtype)
+        # Of its own, as it counts steps; the training schedule stays as it is.
+        kind = DDIMScheduler if config.sampler == "ddim" else DDPMScheduler
+        scheduler = self._make_scheduler(kind)
+        scheduler.set_timesteps(config.num_inference_steps)
+        for step in scheduler.timesteps.tolist():
+            prediction = self._predict(sample, step, condition)
+            sample = scheduler.step(
+                prediction, step, sample, generator=generator, return_dict=False
+            )[0]
+        return sample.clamp(-1, 1)
+
+
+AutoModel.register(DiffusionPolicyConfig, DiffusionPolicy, exist_ok=True)
+DiffusionPolicy.register_for_auto_class("AutoModel")
