@@ -64,7 +64,7 @@ def resize(images: Tensor, size: int, name: str) -> Tensor:
     if min(height, width) < size:
         raise ValueError(
             f"`{name}` must be at least {size} pixels on each side, got {height} x {width}. "
-            "Record or render larger images, or lower `image_size`/`frame_size` of processor and model."
+            "Record or render larger images, or build processor and model for smaller ones."
         )
     if height % size == 0 and width % size == 0:
         return _block_mean(images, height // size, width // size)

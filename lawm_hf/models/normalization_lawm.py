@@ -17,19 +17,6 @@ _NEEDED = {"min_max": ("min", "max"), "quantile": ("q01", "q99"), "mean_std": ("
 Statistics = Mapping[str, Sequence[float]]
 
 
-def compute_statistics(values: Tensor) -> dict[str, list[float]]:
-    """Statistics of each dimension, over all rows of `(K, D)`, under LeRobot's names.
-
-    LeRobot's own `q01` and `q99` of a whole data set are *means of each episode's quantiles*; these
-    here are true quantiles.
-    """
-    values = values.double()
-    low, high = torch.quantile(values, torch.tensor([0.01, 0.99], dtype=values.dtype), dim=0)
-    parts = {"min": values.amin(0), "max": values.amax(0), "mean": values.mean(0)}
-    parts |= {"std": values.std(0, correction=0), "q01": low, "q99": high}
-    return {name: part.tolist() for name, part in parts.items()}
-
-
 class Normalizer:
     """`(x - offset) / scale` in each dimension, and back.
 
@@ -37,7 +24,9 @@ class Normalizer:
 
     Args:
         mode: `min_max` maps [min, max] to [-1, 1]; `quantile` maps [q01, q99] and clips what lies
-            outside; `mean_std` gives zero mean and unit variance; `identity` changes nothing.
+            outside (beware: the quantiles of a whole data set in LeRobot's `meta/stats.json` are
+            means of each episode's quantiles, hence too narrow); `mean_std` gives zero mean and
+            unit variance; `identity` changes nothing.
         statistics: Lists of numbers by LeRobot's names; `None` if unknown.
         name: `"state"` or `"action"`, for messages.
     """
@@ -119,7 +108,7 @@ class Normalizer:
         if self.offset is None or self.scale is None:
             raise ValueError(
                 f"{self.mode!r} normalisation of the {self.name} needs statistics, and this "
-                f"processor has none. Call `processor.set_statistics({self.name}=...)` with those of the "
+                f"processor has none. Call `processor.set_statistics(...)` with those of the "
                 "training data, or load the processor of the finetuned checkpoint."
             )
         if values.shape[-1] != len(self.offset):

@@ -2,7 +2,7 @@
 """The processor: raw views, instructions, states and actions to the batch that the models take."""
 
 import copy
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import ProcessorMixin
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from .images_lawm import check_images, colour_jitter, random_shift, resize
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
 
-logger = logging.getLogger(__name__)
-
 # ImageNet's, since trunks may start from ImageNet weights; any fixed scaling would do for others.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-# Actions may leave [-1, 1] by this much (rounding, held-out data); they are then clamped.
-ACTION_TOLERANCE = 0.01
+# Held-out actions may leave [-1, 1] by this much and are then clamped; more means that the
+# statistics are those of other data.
+ACTION_TOLERANCE = 0.1
 _HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -83,13 +82,23 @@ class LAWMProcessor(ProcessorMixin):
         self.action_normalization: NormalizationMode = action_normalization
         self.shift, self.brightness, self.contrast = shift, brightness, contrast
         self.saturation, self.hue = saturation, hue
-        self.set_statistics(state_stats, action_stats)
+        given = {"state": state_stats, "actions": action_stats}
+        self.set_statistics({key: value for key, value in given.items() if value is not None})
 
-    def set_statistics(
-        self, state: Statistics | None = None, action: Statistics | None = None
-    ) -> None:
-        """Replace both sets of statistics, as finetuning does with those of its data."""
-        self.state_stats, self.action_stats = _as_lists(state), _as_lists(action)
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        """Replace all statistics, as finetuning does with those of its data.
+
+        Args:
+            statistics: Those of `"state"` and of `"actions"`; a missing one is forgotten.
+        """
+        unknown = sorted(set(statistics) - {"state", "actions"})
+        if unknown:
+            raise ValueError(
+                f"Statistics must be those of 'state' and 'actions', got {unknown}. Pass "
+                '`{"state": {"min": ..., ...}, "actions": {...}}`.'
+            )
+        self.state_stats = _as_lists(statistics.get("state"))
+        self.action_stats = _as_lists(statistics.get("actions"))
         self.state_normalizer = Normalizer(self.state_normalization, self.state_stats, "state")
         self.action_normalizer = Normalizer(self.action_normalization, self.action_stats, "action")
 
@@ -180,7 +189,7 @@ class LAWMProcessor(ProcessorMixin):
             views, scale = colour_jitter(flat, *strengths, generator).view_as(views), 1.0
         mean = torch.tensor(self.image_mean, device=views.device)[:, None, None]
         std = torch.tensor(self.image_std, device=views.device)[:, None, None]
-        return torch.addcmul(-mean / std, views.float(), scale / std)
+        return (views * (scale / std)).sub_(mean / std)
 
     def _normalize_actions(self, actions: Tensor, is_pad: Tensor | None) -> Tensor:
         """Normalise `(B, N, A)`; raise if a real action leaves [-1, 1]."""
@@ -219,14 +228,17 @@ class LAWMProcessor(ProcessorMixin):
         return super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> "LAWMProcessor":
         """Load a processor; keyword arguments of the constructor override what was saved.
 
         Raises:
             TypeError: If a keyword is neither the constructor's nor the Hub's.
         """
         path = str(pretrained_model_name_or_path)
-        processor, unused = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        processor, unused = loaded
         unknown = sorted(set(unused) & set(kwargs) - {"trust_remote_code", "code_revision"})
         if unknown:
             raise TypeError(

@@ -85,7 +85,7 @@ class TaskEncoder:
             if not re.search(r"\w", task):
                 raise ValueError(
                     f"An instruction must hold at least one word, got {task!r}. Drop such "
-                    "episodes, or give all of them the same neutral instruction, such as 'do the task'."
+                    "episodes, or give them all one neutral instruction, such as 'do the task'."
                 )
         if new and self.name == HASHING:
             vectors = torch.stack([hash_words(task, self.size) for task in new])
@@ -109,8 +109,8 @@ class TaskEncoder:
             except OSError as error:
                 raise OSError(
                     f"The instruction {tasks[0]!r} is not among the {len(self.embeddings)} saved "
-                    f"with this processor, and its text encoder {self.name!r} could not be loaded. Give "
-                    "access to the model, or use one of the saved instructions."
+                    f"with this processor, and its text encoder {self.name!r} could not be loaded. "
+                    "Give access to the model, or use one of the saved instructions."
                 ) from error
         tokenizer, model = self._model
         tokens = tokenizer(tasks, padding=True, truncation=True, return_tensors="pt")
