@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded tabletop: a MuJoCo scene, its gymnasium environment, an expert and a recorder."""
+
+import gymnasium
+
+from .expert import ScriptedExpert
+from .gym_env import TabletopEnv
+from .tabletop import Tabletop
+from .tasks import SUITES
+
+__all__ = ["SUITES", "ScriptedExpert", "Tabletop", "TabletopEnv"]
+
+# `TabletopEnv` itself truncates after the suite's `max_steps`: suites differ, a registration knows one.
+gymnasium.register("lawm_hf/Tabletop-v0", entry_point=TabletopEnv)
