@@ -2,6 +2,7 @@
 """What one training sample is: x_t, the frames or actions that follow it, and the instruction."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .source import Source
+from .source import BadClipError, Source, pick_camera
 
 Sample = dict[str, Any]
 
@@ -76,9 +77,220 @@ class WindowSpec:
             )
         return np.floor(steps * self.frame_interval_s * fps + 0.5).astype(np.int64)
 
-    def num_starts(self, length: int, fps: float) -> int:
-        """Windows in a clip of `length` frames; with frames, x_{t+1} must exist too."""
-        count = length - int(self.frame_offsets(fps)[1]) if self.with_frames else length
+    def num_starts(self, lengths: np.ndarray, fps: float) -> np.ndarray:
+        """Windows in clips of so many frames; with frames, x_{t+1} must exist too."""
+        counts = lengths - int(self.frame_offsets(fps)[1]) if self.with_frames else lengths
         if self.max_start is not None:
-            count = min(count, self.max_start + 1)
-        return max(count, 0)
+            counts = np.minimum(counts, self.max_start + 1)
+        return np.maximum(counts, 0)
+
+
+class WindowReader:
+    """Reads windows of one source, and keeps decoded clips where that pays.
+
+    Args:
+        source: Where to read.
+        window: What to read.
+        with_state: Load the robot's state, if the source has one.
+        cache_bytes: A source whose decoded frames take no more is kept in memory whole, clip by
+            clip as they are first used.
+        source_index: First number of `index`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        window: WindowSpec,
+        *,
+        with_state: bool = True,
+        cache_bytes: int = 0,
+        source_index: int = 0,
+    ):
+        self.source, self.window, self.source_index = source, window, source_index
+        features = source.features
+        self.views = (
+            features.cameras
+            if window.views is None
+            else tuple(pick_camera(v, features.cameras) for v in window.views)
+        )
+        if not self.views:
+            raise ValueError(f"{source.name} has no camera.")
+        if window.with_actions and not features.action_size:
+            raise ValueError(
+                f"`with_actions` needs actions, but {source.name} has none: it can only be used "
+                "for pretraining."
+            )
+        if source.lengths is not None:
+            window.frame_offsets(features.fps)  # raises now rather than at the first sample
+        self.with_state = with_state and features.state_size > 0
+        self.is_cached = self.decoded_bytes() <= cache_bytes
+        self._cache: dict[tuple[int, str], np.ndarray] = {}
+
+    def decoded_bytes(self) -> float:
+        """Memory of all decoded frames; infinite if the lengths are unknown."""
+        if self.source.lengths is None:
+            return float("inf")
+        frames = int(self.source.lengths[self.source.clips].sum())
+        return frames * len(self.views) * 3 * self.window.image_size**2
+
+    def num_starts(self, clip: int) -> int:
+        """Windows in the clip."""
+        length = np.array(self.source.length(clip))
+        return int(self.window.num_starts(length, self.source.fps(clip)))
+
+    def all_num_starts(self) -> np.ndarray | None:
+        """Windows in each selected clip, if the lengths are known; one frame rate then holds."""
+        if self.source.lengths is None:
+            return None
+        lengths = self.source.lengths[self.source.clips]
+        return self.window.num_starts(lengths, self.source.features.fps)
+
+    def frame_indices(self, clip: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame numbers `(N+1,)` of x_t … x_{t+N}, held at the end, and which are padding."""
+        indices = start + self.window.frame_offsets(self.source.fps(clip))
+        last = self.source.length(clip) - 1
+        return np.minimum(indices, last), indices > last
+
+    def decode(self, clip: int, starts: Sequence[int]) -> "DecodedClip":
+        """Decode at once every frame that the windows at `starts` need."""
+        present = self.source.cameras_of(clip)
+        if self.views[0] not in present:
+            raise BadClipError(f"no main camera {self.views[0]}")
+        frames = {}
+        for camera in self.views:
+            if camera not in present:
+                continue
+            needed = np.asarray(starts)
+            if self.window.with_frames and camera == self.views[0]:
+                needed = np.concatenate([self.frame_indices(clip, s)[0] for s in starts])
+            needed = np.unique(needed)
+            if self.is_cached:
+                needed, decoded = self._decode_whole(clip, camera)
+            else:
+                decoded = self._decode(clip, camera, needed)
+            frames[camera] = needed, decoded
+        state, actions = None, None
+        if self.with_state or self.window.with_actions:
+            state, actions = self.source.low_dim(clip)
+        return DecodedClip(frames, state, actions)
+
+    def _decode(self, clip: int, camera: str, needed: np.ndarray) -> np.ndarray:
+        return self.source.decode(clip, camera, needed, self.window.image_size, self.window.resize)
+
+    def _decode_whole(self, clip: int, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        everything = np.arange(self.source.length(clip))
+        if (clip, camera) not in self._cache:
+            self._cache[clip, camera] = self._decode(clip, camera, everything)
+        return everything, self._cache[clip, camera]
+
+    def preload(self) -> None:
+        """Fill the cache, if the source is kept in memory; damaged clips are left to the stream."""
+        for clip in self.source.clips.tolist() if self.is_cached else ():
+            for camera in set(self.views) & set(self.source.cameras_of(clip)):
+                with suppress(Exception):
+                    self._decode_whole(clip, camera)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}  # gigabytes that another process can decode itself
+
+    def sample(self, clip: int, start: int, decoded: "DecodedClip") -> Sample:
+        """The window at frame `start`, out of decoded frames; see `lawm_hf.data`."""
+        window, size = self.window, self.window.image_size
+        images = np.zeros((len(self.views), 3, size, size), np.uint8)
+        view_mask = np.zeros(len(self.views), bool)
+        for v, camera in enumerate(self.views):
+            if camera in decoded.frames:
+                images[v], view_mask[v] = decoded.take(camera, np.array([start]))[0], True
+        sample: Sample = {
+            "images": images,
+            "view_mask": view_mask,
+            "task": self.source.task(clip),
+            "index": np.array([self.source_index, clip, start]),
+        }
+        if window.with_frames:
+            indices, is_pad = self.frame_indices(clip, start)
+            sample["frames"] = decoded.take(self.views[0], indices)
+            sample["frame_is_pad"] = is_pad
+        if self.with_state:
+            sample["state"] = self._checked(decoded.state, self.source.features.state_size)[start]
+        if window.with_actions:
+            actions = self._checked(decoded.actions, self.source.features.action_size)
+            steps = start + np.arange(window.chunk_size)
+            sample["actions"] = actions[np.minimum(steps, len(actions) - 1)]
+            sample["action_is_pad"] = steps >= len(actions)
+        return sample
+
+    @staticmethod
+    def _checked(values: np.ndarray | None, size: int) -> np.ndarray:
+        if values is None or values.ndim != 2 or values.shape[1] != size:
+            shape = None if values is None else values.shape
+            raise BadClipError(f"state or actions should have shape (T, {size}), got {shape}")
+        if not np.isfinite(values).all():
+            raise BadClipError("state or actions are not finite")
+        return values.astype(np.float32, copy=False)
+
+
+@dataclass
+class DecodedClip:
+    """Decoded frames by camera, as (frame numbers, pixels), with state and actions."""
+
+    frames: dict[str, tuple[np.ndarray, np.ndarray]]
+    state: np.ndarray | None
+    actions: np.ndarray | None
+
+    def take(self, camera: str, indices: np.ndarray) -> np.ndarray:
+        """Pixels `(n, 3, S, S)` of the frames numbered `indices`."""
+        numbers, pixels = self.frames[camera]
+        positions = np.searchsorted(numbers, indices)
+        assert (numbers[positions] == indices).all(), "a frame was not among those decoded"
+        return pixels[positions]
+
+
+class WindowDataset(Dataset[Sample]):
+    """Every window of a source by number: for evaluation and analysis, or a sampler of your own.
+
+    A `DataLoader` over it needs `collate_fn=collate`.
+    """
+
+    def __init__(self, source: Source, window: WindowSpec, cache_bytes: int = 2 << 30):
+        self.source, self.window = source, window
+        self.reader = WindowReader(source, window, cache_bytes=cache_bytes)
+        counts = self.reader.all_num_starts()
+        if counts is None:
+            counts = np.array([self.reader.num_starts(int(clip)) for clip in source.clips])
+        self._ends = np.cumsum(counts)
+
+    @property
+    def features(self):
+        """Sizes, cameras and rate of the source."""
+        return self.source.features
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        """The window as tensors; raises what the reader raises on a damaged clip."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Window {index} of {len(self)}.")
+        index %= len(self)
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        start = index - (int(self._ends[position - 1]) if position else 0)
+        clip = int(self.source.clips[position])
+        return to_tensors(self.reader.sample(clip, start, self.reader.decode(clip, [start])))
+
+
+def to_tensors(sample: Sample) -> Sample:
+    """Arrays as tensors, everything else as it is."""
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in sample.items()}
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
+    """Stack samples of arrays or tensors; `task` becomes a list of strings."""
+    batch: dict[str, Tensor | list[str]] = {}
+    for key, first in samples[0].items():
+        values = [s[key] for s in samples]
+        if isinstance(first, np.ndarray):
+            batch[key] = torch.from_numpy(np.stack(values))
+        else:
+            batch[key] = torch.stack(values) if isinstance(first, Tensor) else values
+    return batch

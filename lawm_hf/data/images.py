@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a stored picture or video to square RGB frames. PyAV decodes: its wheels need no system library."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from PIL import Image
+
+from .source import BadClipError, Resize
+
+
+def fitted_size(width: int, height: int, size: int, resize: Resize) -> tuple[int, int]:
+    """Width and height to scale to, before any cropping."""
+    if resize == "squash":
+        return size, size
+    scale = size / min(width, height)
+    return max(size, round(width * scale)), max(size, round(height * scale))
+
+
+def crop_centre(frame: np.ndarray, size: int) -> np.ndarray:
+    """The central `(size, size, C)` of `(H, W, C)`, as `(C, size, size)`."""
+    top, left = (frame.shape[0] - size) // 2, (frame.shape[1] - size) // 2
+    return frame[top : top + size, left : left + size].transpose(2, 0, 1)
+
+
+def decode_image(data: bytes | Path | np.ndarray, size: int, resize: Resize) -> np.ndarray:
+    """A PNG or JPEG, or an array `(H, W, 3)` uint8, as `(3, size, size)` uint8."""
+    if isinstance(data, np.ndarray):
+        image = Image.fromarray(data)
+    else:
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+    image = image.convert("RGB")
+    target = fitted_size(*image.size, size, resize)
+    if image.size != target:  # PIL's bilinear filter widens when it shrinks: no aliasing
+        image = image.resize(target, Image.Resampling.BILINEAR)
+    return crop_centre(np.asarray(image), size)
+
+
+class Video:
+    """An open video, read at presentation times.
+
+    Args:
+        file: Path, or an open binary file.
+        keyframes: Presentation times of its keyframes, ascending, if they are known. If not, the
+            distance between keyframes is learned from the seeks.
+    """
+
+    def __init__(self, file: str | Path | BinaryIO, keyframes: np.ndarray | None = None):
+        self.container = av.open(str(file) if isinstance(file, Path) else file)
+        if not self.container.streams.video:
+            raise BadClipError("no video stream")
+        self.stream = self.container.streams.video[0]
+        # Many processes decode many small files: threads inside one decoder only cost.
+        self.stream.codec_context.thread_count = 1
+        self.keyframes = keyframes
+        self.seek_beyond = 0  # a gap longer than this, in units of time_base, is worth a seek
+        self._frames: Iterator[Any] | None = None
+        self._position: int | None = None  # presentation time of the last decoded frame
+
+    @property
+    def time_base(self) -> float:
+        """Seconds per unit of presentation time."""
+        assert self.stream.time_base is not None, "a demuxed video stream has a time base"
+        return float(self.stream.time_base)
+
+    def close(self) -> None:
+        """Free the decoder."""
+        self.container.close()
+
+    def read(self, times: np.ndarray, tolerance: int, size: int, resize: Resize) -> np.ndarray:
+        """Frames at presentation times.
+
+        Args:
+            times: Presentation times, ascending, `(n,)`.
+            tolerance: How far from its time a frame may lie.
+            size: Side of the result.
+            resize: See `WindowSpec`.
+
+        Returns:
+            `(n, 3, size, size)` uint8.
+
+        Raises:
+            BadClipError: If a frame is missing.
+        """
+        out = np.empty((len(times), 3, size, size), np.uint8)
+        for i, time in enumerate(times.tolist()):
+            if self._should_seek(time):
+                self.container.seek(max(time, 0), stream=self.stream, backward=True)
+                self._frames, self._position = None, None
+            out[i] = self._frame_at(time, tolerance, size, resize)
+        return out
+
+    def _should_seek(self, time: int) -> bool:
+        if self._position is None:
+            return time > 0 and (self.keyframes is None or len(self.keyframes) > 1)
+        if time <= self._position:
+            return True
+        if self.keyframes is not None:
+            last = np.searchsorted(self.keyframes, time, side="right") - 1
+            return last >= 0 and self.keyframes[last] > self._position
+        return time - self._position > self.seek_beyond
+
+    def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
+        just_sought = self._frames is None
+        if self._frames is None:
+            self._frames = iter(self.container.decode(self.stream))
+        for frame in self._frames:
+            if frame.pts is None:
+                continue
+            self._position = frame.pts
+            if just_sought:  # keyframes are at least this far apart: shorter gaps are decoded
+                self.seek_beyond = max(self.seek_beyond, time - frame.pts)
+                just_sought = False
+            if frame.pts >= time - tolerance:
+                break
+        else:
+            raise BadClipError(f"the video ends before {time * self.time_base:.3f} s")
+        if frame.pts > time + tolerance:
+            raise BadClipError(
+                f"no frame at {time * self.time_base:.3f} s; next {frame.pts * self.time_base:.3f} s"
+            )
+        width, height = fitted_size(frame.width, frame.height, size, resize)
+        pixels = frame.to_ndarray(
+            format="rgb24", width=width, height=height, interpolation="BILINEAR"
+        )
+        return crop_centre(pixels, size)
+
+
+def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, float]:
+    """Presentation times of all frames and of the keyframes, and seconds per unit, without decoding.
+
+    About 2 ms for a clip of Something-Something; also right for a variable frame rate.
+    """
+    with av.open(str(file) if isinstance(file, Path) else file) as container:
+        if not container.streams.video:
+            raise BadClipError("no video stream")
+        stream = container.streams.video[0]
+        packets = [
+            (p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None
+        ]
+        time_base = float(stream.time_base or 0)
+    if not packets or not time_base:
+        raise BadClipError("no frames")
+    times = np.array([p[0] for p in packets], np.int64)
+    keyframes = np.sort(times[np.array([p[1] for p in packets])])
+    return np.sort(times), keyframes, time_base

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source is: a table of clips, and how to read one of them. One format, one subclass, one file."""
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Resize = Literal["squash", "crop"]
+STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
+
+
+class BadClipError(Exception):
+    """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the clips of a source hold. Sizes are 0 where there is none."""
+
+    fps: float
+    cameras: tuple[str, ...]
+    state_size: int = 0
+    action_size: int = 0
+
+
+class Source(ABC):
+    """A table of clips (episodes), read at random.
+
+    A clip is a number in the whole table; `clips` are those selected. Subclasses set the
+    attributes, and read by number.
+
+    Attributes:
+        name: The spec that names the source, without options.
+        features: What its clips hold.
+        clips: Selected clip numbers, `(num_clips,)`.
+        lengths: Frames of each clip of the whole table, or None if only opening a clip tells.
+        files: For each clip of the whole table the number of the file it lies in, if reading is
+            cheaper file by file (remote sets and tar shards); else None.
+    """
+
+    name: str
+    features: Features
+    clips: np.ndarray
+    lengths: np.ndarray | None = None
+    files: np.ndarray | None = None
+
+    @abstractmethod
+    def clip_name(self, clip: int) -> str:
+        """What a log message calls the clip; the same on every machine."""
+
+    @abstractmethod
+    def task(self, clip: int) -> str:
+        """Its instruction, maybe empty."""
+
+    @abstractmethod
+    def decode(
+        self, clip: int, camera: str, indices: np.ndarray, size: int, resize: Resize
+    ) -> np.ndarray:
+        """Decode frames.
+
+        Args:
+            clip: Clip number.
+            camera: One of `cameras_of(clip)`.
+            indices: Frame numbers within the clip, ascending and without repeats, `(n,)`.
+            size: Side of the square result in pixels.
+            resize: See `WindowSpec`.
+
+        Returns:
+            RGB, `(n, 3, size, size)` uint8.
+
+        Raises:
+            Exception: Whatever the format raises on a damaged file; the stream skips and counts.
+        """
+
+    def length(self, clip: int) -> int:
+        """Frames in the clip."""
+        assert self.lengths is not None, "a source without a table of lengths overrides `length`"
+        return int(self.lengths[clip])
+
+    def fps(self, clip: int) -> float:
+        """Frames per second of the clip."""
+        return self.features.fps
+
+    def cameras_of(self, clip: int) -> tuple[str, ...]:
+        """Cameras that this clip has: all, unless the format says otherwise."""
+        return self.features.cameras
+
+    def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """State `(T, P)` and actions `(T, A)` of the whole clip, float32, or None."""
+        return None, None
+
+    def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
+        """Statistics of `state` and `actions` over the selected clips, each of shape `(P,)`, `(A,)`.
+
+        At most `max_clips` evenly spaced clips are read.
+        """
+        stride = max(1, -(-len(self.clips) // max_clips))
+        rows = [self.low_dim(int(clip)) for clip in self.clips[::stride]]
+        found = {}
+        for name, values in zip(("state", "actions"), zip(*rows, strict=True), strict=True):
+            present = [v for v in values if v is not None]
+            if present:
+                found[name] = statistics(np.concatenate(present))
+        return found
+
+    def select(
+        self,
+        *,
+        episodes: str | None = None,
+        demonstrations: int | None = None,
+        fraction: float | None = None,
+        subset_seed: int = 0,
+    ) -> "Source":
+        """A view of fewer clips; the choices apply in the order of the arguments.
+
+        Args:
+            episodes: Python slice of clip positions, `"10:20"` or `":100"`.
+            demonstrations: The first k clips, balanced over the tasks: one of each, then again.
+            fraction: Share in (0, 1]: a seeded random subset, in table order.
+            subset_seed: Seed of that subset.
+
+        Raises:
+            ValueError: If nothing, or less than asked, would remain.
+        """
+        clips = self.clips
+        if episodes is not None:
+            clips = clips[parse_slice(episodes)]
+        if demonstrations is not None:
+            if not 1 <= demonstrations <= len(clips):
+                raise ValueError(
+                    f"`demonstrations` must lie in 1..{len(clips)}, the clips of {self.name}, got "
+                    f"{demonstrations}."
+                )
+            clips = clips[first_of_each([self.task(int(c)) for c in clips], demonstrations)]
+        if fraction is not None:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"`fraction` must lie in (0, 1], got {fraction}.")
+            count = max(1, round(fraction * len(clips)))
+            rng = np.random.Generator(np.random.Philox(key=subset_seed))
+            clips = clips[np.sort(rng.permutation(len(clips))[:count])]
+        if len(clips) == 0:
+            raise ValueError(
+                f"The selection leaves no clip of the {len(self.clips)} of {self.name}."
+            )
+        chosen = copy.copy(self)
+        chosen.clips = clips
+        return chosen
+
+    def fingerprint(self) -> str:
+        """Hash of what the order of samples depends on: names and lengths of the selected clips."""
+        digest = hashlib.sha256(f"{self.features}".encode())
+        for clip in self.clips:
+            digest.update(self.clip_name(int(clip)).encode() + b"\n")
+        if self.lengths is not None:
+            digest.update(np.ascontiguousarray(self.lengths[self.clips], np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics over the rows of `(n, P)`; each `(P,)`, float32."""
+    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
+    parts = values.min(0), values.max(0), values.mean(0), values.std(0), q01, q99
+    return {k: np.asarray(v, np.float32) for k, v in zip(STATISTICS, parts, strict=True)}
+
+
+def merge_statistics(
+    parts: Sequence[dict[str, np.ndarray]], weights: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Statistics of a mixture with weights that sum to 1; its quantiles are bounds."""
+    if len(parts) == 1:
+        return parts[0]
+    column = {k: np.stack([np.asarray(p[k]) for p in parts]) for k in STATISTICS}
+    share = np.asarray(weights)[:, None]
+    mean = (share * column["mean"]).sum(0)
+    square = (share * (column["std"] ** 2 + column["mean"] ** 2)).sum(0)
+    low = {k: column[k].min(0) for k in ("min", "q01")}
+    high = {k: column[k].max(0) for k in ("max", "q99")}
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return {k: v.astype(np.float32) for k, v in {**low, **high, "mean": mean, "std": std}.items()}
+
+
+def first_of_each(tasks: Sequence[str], count: int) -> np.ndarray:
+    """Positions, ascending, of the first `count` items when the tasks take turns."""
+    seen: dict[str, int] = {}
+    turns = np.empty(len(tasks), np.int64)
+    for i, task in enumerate(tasks):
+        turns[i] = seen[task] = seen.get(task, -1) + 1
+    return np.sort(np.argsort(turns, kind="stable")[:count])
+
+
+def parse_slice(text: str) -> slice:
+    """`"10:20"` → `slice(10, 20)`; a bare `"20"` means the first 20."""
+    parts = text.split(":")
+    try:
+        numbers = [int(p) if p else None for p in parts]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2:
+        raise ValueError(f"`episodes` must be like `10:20`, `:100` or `100`, got {text!r}.")
+    return slice(numbers[0]) if len(numbers) == 1 else slice(*numbers)
+
+
+def pick_camera(wanted: str, cameras: Sequence[str]) -> str:
+    """The camera whose key is `wanted` or ends in `.wanted`.
+
+    Raises:
+        ValueError: If there is none, naming those there are.
+    """
+    found = [c for c in cameras if c == wanted or c.rsplit(".", 1)[-1] == wanted]
+    if len(found) != 1:
+        raise ValueError(f"No camera `{wanted}` among {', '.join(cameras) or 'none'}.")
+    return found[0]
