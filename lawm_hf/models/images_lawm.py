@@ -5,9 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Luma (row 1) and the two chroma axes (rows 2, 3) of NTSC video: hue is the angle in the latter.
-_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-
 
 def check_images(images: Tensor, name: str, layout: str) -> None:
     """Refuse anything but RGB images, channels first: uint8, or float in [0, 1].
@@ -76,7 +73,7 @@ def resize(images: Tensor, size: int, name: str) -> Tensor:
 
 def _block_mean(images: Tensor, rows: int, columns: int) -> Tensor:
     """Mean over blocks of `rows` x `columns` pixels, in a third of `avg_pool2d`'s time on CPUs."""
-    total = images[..., ::rows, :].float()
+    total = images[..., ::rows, :].to(torch.float32, copy=True)
     for row in range(1, rows):
         total += images[..., row::rows, :]
     pooled = total[..., ::columns].clone()
@@ -120,10 +117,10 @@ def colour_jitter(
     Args:
         images: `(M, 3, H, W)`, float in [0, 1].
         brightness: Colours are multiplied by a draw from `[1 - brightness, 1 + brightness]`.
-        contrast: Likewise the distance from the image's mean grey.
+        contrast: Likewise the distance from the image's mean grey; grey is the mean of R, G, B.
         saturation: Likewise the distance from each pixel's grey.
-        hue: Largest turn of the colour circle, as a share of the full circle. Keep it small where
-            instructions name colours: red and yellow lie 0.14 apart.
+        hue: Largest turn about the axis of greys, as a share of the full circle. Keep it small
+            where instructions name colours: red and yellow lie 1/6 apart.
         generator: As for `random_shift`.
 
     Returns:
@@ -134,17 +131,13 @@ def colour_jitter(
     strengths = torch.tensor([brightness, contrast, saturation, hue])
     light, contrast_gain, chroma, turn = draws * strengths[:, None]
     light, contrast_gain, chroma = 1 + light, 1 + contrast_gain, 1 + chroma
-    angle = 2 * torch.pi * turn
-    to_yiq = torch.tensor(_RGB_TO_YIQ)
-    turned = torch.zeros(num_images, 3, 3)
-    turned[:, 0, 0] = 1
-    turned[:, 1, 1] = turned[:, 2, 2] = chroma * angle.cos()
-    turned[:, 2, 1] = chroma * angle.sin()
-    turned[:, 1, 2] = -turned[:, 2, 1]
-    matrix = torch.linalg.inv(to_yiq) @ turned @ to_yiq  # (M, 3, 3), keeps each pixel's grey
-    matrix = (matrix * (light * contrast_gain)[:, None, None]).to(images)
-    mean_grey = torch.einsum("c,mc->m", to_yiq[0].to(images), images.mean((2, 3)))
-    offset = (light * (1 - contrast_gain)).to(images) * mean_grey  # (M,)
+    chroma, angle = chroma[:, None, None], 2 * torch.pi * turn[:, None, None]
+    to_grey = torch.full((3, 3), 1 / 3)
+    # Rodrigues' rotation: the cross product with the axis of greys turns by a right angle.
+    right_angle = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    matrix = to_grey + chroma * (angle.cos() * (torch.eye(3) - to_grey) + angle.sin() * right_angle)
+    matrix = (matrix * (light * contrast_gain)[:, None, None]).to(images)  # (M, 3, 3)
+    offset = (light * (1 - contrast_gain)).to(images) * images.mean((1, 2, 3))  # (M,)
     pixels = images.flatten(2)
     pixels = torch.baddbmm(offset[:, None, None].expand_as(pixels), matrix, pixels)
     return pixels.clamp_(0, 1).view_as(images)

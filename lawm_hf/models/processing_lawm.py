@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils.hub import cached_file
 
+from .configuration_lawm import LAWMPolicyConfig
 from .images_lawm import check_images, colour_jitter, random_shift, resize
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
@@ -278,3 +279,8 @@ def _check_tasks(task: list[str], batch_size: int) -> None:
             f"`task` must be a list of {batch_size} instructions, one per sample, got "
             f"{task!r:.100}."
         )
+
+
+# The saved file names the class, and `AutoProcessor` then finds it among the registered ones.
+AutoProcessor.register(LAWMPolicyConfig, LAWMProcessor, exist_ok=True)
+LAWMProcessor.register_for_auto_class()
