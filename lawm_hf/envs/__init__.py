@@ -5,10 +5,11 @@ import gymnasium
 
 from .expert import ScriptedExpert
 from .gym_env import TabletopEnv
+from .recorder import record_tabletop
 from .tabletop import Tabletop
 from .tasks import SUITES
 
-__all__ = ["SUITES", "ScriptedExpert", "Tabletop", "TabletopEnv"]
+__all__ = ["SUITES", "ScriptedExpert", "Tabletop", "TabletopEnv", "record_tabletop"]
 
-# `TabletopEnv` itself truncates after the suite's `max_steps`: suites differ, a registration knows one.
+# `TabletopEnv` itself truncates: suites differ in `max_steps`, a registration knows only one.
 gymnasium.register("lawm_hf/Tabletop-v0", entry_point=TabletopEnv)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripted expert: proportional control towards the way points of the task."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .tabletop import HOVER_HEIGHT, STEP_SIZE, YAW_STEP, Tabletop
@@ -52,39 +54,45 @@ class ScriptedExpert:
         return action, "grasp" if is_down else "descend"
 
     def _grasp(self) -> tuple[np.ndarray, str]:
-        action = self._towards(self.world.target, _CLOSE)
+        cube = self.world.target_cube
+        action = self._towards(cube, _CLOSE, self._turn())
         return action, "carry" if self.steps >= 2 else "grasp"
 
     def _carry(self) -> tuple[np.ndarray, str]:
-        cube, hand, goal = self.world.target_cube, self.world.hand, self.world.goal_xy
-        if np.abs(cube - hand).max() > 0.04:
+        offset = self.world.hand - self.world.target_cube
+        if np.abs(offset).max() > 0.04:
             return np.zeros(7), "hover"  # Lost it.
+        hand, goal = self.world.hand, self.world.goal_xy + offset[:2]
         is_up = hand[2] > _CARRY_HEIGHT - 0.04
-        xy = goal if is_up else hand[:2]
         is_over = is_up and np.abs(goal - hand[:2]).max() < 0.02
-        return self._towards([*xy, _CARRY_HEIGHT], _CLOSE), "lower" if is_over else "carry"
+        xy = goal if is_up else hand[:2]
+        action = self._towards([*xy, _CARRY_HEIGHT], _CLOSE, -self.world.hand_yaw)
+        return action, "lower" if is_over else "carry"
 
     def _lower(self) -> tuple[np.ndarray, str]:
-        goal = self.world.goal_xy
+        goal = self.world.goal_xy + (self.world.hand - self.world.target_cube)[:2]
         is_low = self.world.hand[2] < 0.055 or self.steps >= 6
-        return self._towards([*goal, 0.045], _CLOSE), "release" if is_low else "lower"
+        action = self._towards([*goal, 0.045], _CLOSE, -self.world.hand_yaw)
+        return action, "release" if is_low else "lower"
 
     def _release(self) -> tuple[np.ndarray, str]:
-        action = self._towards(self.world.target, _OPEN)
+        cube, hand = self.world.target_cube, self.world.hand
+        action = self._towards([*cube[:2], hand[2]], _OPEN, self._turn())
         return action, "retreat" if self.steps >= 1 else "release"
 
     def _retreat(self) -> tuple[np.ndarray, str]:
-        hand = self.world.hand
-        is_missed = self.steps >= 6
-        action = self._towards([*hand[:2], _CARRY_HEIGHT], _OPEN)
-        return action, "hover" if is_missed else "retreat"
+        cube = self.world.target_cube
+        action = self._towards([*cube[:2], _CARRY_HEIGHT], _OPEN, self._turn())
+        return action, "hover" if self.steps >= 6 else "retreat"  # Missed: once more.
 
     def _turn(self) -> float:
         """Rotation that aligns the fingers with the nearest faces of the cube."""
         angle = self.world.target_cube_yaw - self.world.hand_yaw
         return (angle + np.pi / 4) % (np.pi / 2) - np.pi / 4
 
-    def _towards(self, goal, gripper: float, turn: float = 0.0) -> np.ndarray:
+    def _towards(
+        self, goal: Sequence[float] | np.ndarray, gripper: float, turn: float = 0.0
+    ) -> np.ndarray:
         action = np.zeros(7)
         action[:3] = _GAIN * (np.asarray(goal) - self.world.hand) / STEP_SIZE
         action[5] = _GAIN * turn / YAW_STEP

@@ -13,7 +13,7 @@ _STATE_LIMIT = np.array([1, 1, 1, np.pi, np.pi, np.pi, 0.1, 0.1], np.float32)
 
 
 class TabletopEnv(gymnasium.Env):
-    """Follow an instruction on the tabletop: `gymnasium.make("lawm_hf/Tabletop-v0", suite="reach")`.
+    """Follow an instruction: `gymnasium.make("lawm_hf/Tabletop-v0", suite="reach")`.
 
     Observations are `{"pixels": {"front": ..., "wrist": ...}, "agent_pos": ...}`: views uint8
     `(H, W, 3)`, proprioception float32 `(8,)`. Actions float32 `(7,)` in [-1, 1]; conventions in

@@ -95,7 +95,7 @@ def build_model(num_cubes: int, cubes_are_fixed: bool, domain: Domain) -> mujoco
     tile = min(look.table_tile)
     xml = f"""
 <mujoco>
- <option timestep="0.005" integrator="implicitfast" cone="elliptic" impratio="10"/>
+ <option timestep="0.01" integrator="implicitfast" cone="elliptic" impratio="10"/>
  <visual><global offwidth="1024" offheight="1024"/>
   <headlight ambient=".35 .35 .35" diffuse=".3 .3 .3" specular="0 0 0"/></visual>
  <asset>

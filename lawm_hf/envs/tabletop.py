@@ -9,8 +9,6 @@ Control runs at 10 Hz, not LIBERO's 20: consecutive frames then differ by severa
 whole reach fits into one window of the world model (12 frames instead of 24 for the same motion).
 """
 
-from collections.abc import Sequence
-
 import mujoco
 import numpy as np
 
@@ -32,7 +30,7 @@ YAW_STEP = 0.3  # radians per unit of action
 VIEWS = ("front", "wrist")
 
 HOVER_HEIGHT = 0.105  # of the finger tips when pointing at a cube
-_LOWEST, _HIGHEST = np.array([-0.24, -0.26, 0.022]), np.array([0.24, 0.26, 0.26])
+_LOWEST, _HIGHEST = np.array([-0.22, -0.24, 0.022]), np.array([0.20, 0.24, 0.26])
 _HELD_STEPS = 3
 _REACH_TOLERANCE = 0.03
 _SMOOTHING = 5  # The weld's target moves in so many pieces per action.
@@ -89,7 +87,7 @@ class Tabletop:
         for renderer in self.renderers.values():
             renderer.start_episode()
 
-    def step(self, action: np.ndarray | Sequence[float]) -> bool:
+    def step(self, action: np.ndarray) -> bool:
         """Execute one action `(7,)`, clipped to [-1, 1]; returns whether the task is solved."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,):
