@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DreamerV3 as LAWM's world model: frame encoder, recurrent state-space model, frame decoder.
+
+It is given frames `x_t .. x_{t+N}` and `N` actions; action `k` leads from frame `k` to frame `k+1`,
+so that each action, the first included, is needed to predict a frame. The losses are about the
+predicted frames `x_{t+1} .. x_{t+N}`; frame `x_t` is only observed (paper §III-A).
+
+Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `E` frame embedding, `D` deter,
+`S×K` stoch.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_dreamer import DreamerV3Config
+from .modeling_frames import FrameDecoder, FrameEncoder
+from .modeling_lawm import WorldModelOutput, masked_mean
+from .modeling_rssm import RSSM, RSSMState, categorical_kl
+from .scan_linear import BlockLinear, ScanLinear
+
+
+def frame_error(
+    predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
+) -> Tensor:
+    """Squared error of each frame, summed over its pixels.
+
+    Args:
+        predicted: `(B, N, C, H, W)`.
+        frames: What the prediction should have been, `(B, N, C, H, W)`.
+        first_frame: `x_t`, `(B, 1, C, H, W)`. Predicting it for every step is the copy baseline.
+        motion_weight: See `DreamerV3Config`.
+
+    Returns:
+        `(B, N)`, float32.
+    """
+    error = (predicted.float() - frames).square()
+    if motion_weight:
+        motion = (frames - first_frame).abs().amax(2, keepdim=True)  # (B, N, 1, H, W)
+        error = error * (0.2 + motion_weight * (4 * motion).clamp(max=1))
+    return error.sum((-3, -2, -1))
+
+
+class DreamerV3WorldModel(PreTrainedModel):
+    """Predicts the frames that follow a frame from the actions in between.
+
+    Trained by one of two objectives, `config.objective`:
+
+    * `"posterior"`, the paper's eq. 5: each frame is encoded, its latent state inferred and the
+      frame drawn again from it; the KL divergence keeps that state predictable from the actions.
+    * `"imagination"`: the latent states are predicted from the first frame and the actions, and
+      the frames drawn from those. There is no other way to a good prediction than the actions.
+    """
+
+    config_class = DreamerV3Config
+    base_model_prefix = "world_model"
+    main_input_name = "frames"
+
+    def __init__(self, config: DreamerV3Config):
+        super().__init__(config)
+        self.encoder = FrameEncoder(config)
+        self.rssm = RSSM(config)
+        self.decoder = FrameDecoder(config)
+        self.post_init()
+
+    def forward(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        frame_is_pad: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> WorldModelOutput:
+        """Loss of predicting `x_{t+1} .. x_{t+N}`.
+
+        Args:
+            frames: `x_t .. x_{t+N}`, `(B, N+1, C, H, W)`, uint8 or float in [0, 1].
+            actions: `(B, N, A)`; action `k` leads from frame `k` to frame `k+1`.
+            frame_is_pad: `(B, N+1)`. Padded frames are neither seen nor compared.
+            noise: Uniform in [0, 1), `(B, N+1, S)`, one number for each categorical variable of
+                each frame. Give the same to compare actions without sampling noise. By default
+                fresh noise in training, and the most likely classes in evaluation.
+
+        Returns:
+            Losses of each step, 0 where the frame is padding. With `config.num_decoded_steps` the
+            reconstruction of a step that was left out is 0 as well, and that of the others is
+            scaled up, so that the average over steps estimates the same number.
+        """
+        self._check_inputs(frames, actions, frame_is_pad)
+        if frame_is_pad is not None:
+            frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
+        images = self._centre(frames)
+        if noise is None and self.training:
+            shape = (*frames.shape[:2], self.config.num_categoricals)
+            noise = torch.rand(shape, device=frames.device)
+        if self.config.objective == "posterior":
+            states = self.rssm.observe(self._embed(images), actions, noise=noise).at(slice(1, None))
+            kl = self._kl(states)  # (B, N)
+        else:
+            first, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
+            state = self.rssm.initial_state(self._embed(images[:, :1])[:, 0], first)
+            states = self.rssm.imagine(state, actions, later)
+            kl = images.new_zeros(actions.shape[:2])
+        reconstruction = self._reconstruction(states, images)  # (B, N)
+        is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
+        if is_pad is not None:
+            kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
+        return WorldModelOutput(
+            loss=masked_mean(self.config.reconstruction_scale * reconstruction + kl, is_pad),
+            reconstruction_loss=reconstruction,
+            kl_loss=kl,
+        )
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Embed frames `(B, T, C, H, W)`, uint8 or float in [0, 1], as `(B, T, E)`."""
+        return self._embed(self._centre(frames))
+
+    def initial_state(self, embed: Tensor, noise: Tensor | None = None) -> RSSMState:
+        """Latent state of a first frame from its embedding `(B, E)`; see `RSSM.initial_state`."""
+        return self.rssm.initial_state(embed, noise)
+
+    def observe(
+        self,
+        embeds: Tensor,
+        actions: Tensor,
+        state: RSSMState | None = None,
+        noise: Tensor | None = None,
+    ) -> RSSMState:
+        """Latent states of frames that were seen; see `RSSM.observe`."""
+        return self.rssm.observe(embeds, actions, state, noise)
+
+    def imagine(self, state: RSSMState, actions: Tensor, noise: Tensor | None = None) -> RSSMState:
+        """Latent states that actions `(B, N, A)` lead to; see `RSSM.imagine`."""
+        return self.rssm.imagine(state, actions, noise)
+
+    def decode(self, states: RSSMState, first_frame: Tensor | None = None) -> Tensor:
+        """Draw frames from latent states.
+
+        Args:
+            states: `(B, N, ...)`.
+            first_frame: `x_t`, `(B, C, H, W)`, uint8 or float in [0, 1]; what a residual decoder
+                adds to, ignored by a plain one.
+
+        Returns:
+            `(B, N, C, H, W)`, nominally in [0, 1] but not clipped.
+
+        Raises:
+            ValueError: If a residual decoder has no frame to add to.
+        """
+        drawn = self._decode(states) + 0.5
+        if not self.config.residual_decoder:
+            return drawn
+        if first_frame is None:
+            raise ValueError(
+                "A residual decoder draws the difference to the first frame: pass `first_frame`."
+            )
+        return drawn + self._centre(first_frame[:, None])
+
+    def _decode(self, states: RSSMState) -> Tensor:
+        """Decoder output of `(B, N, ...)` states: images in [-0.5, 0.5], or differences of them."""
+        drawn = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
+        return drawn.float().unflatten(0, states.deter.shape[:2])
+
+    def _reconstruction(self, states: RSSMState, images: Tensor) -> Tensor:
+        """Loss `(B, N)` of the frames drawn from states `(B, N, ...)`; images `(B, N+1, ...)`."""
+        first, targets = images[:, :1], images[:, 1:]
+        num_steps, steps = targets.shape[1], None
+        num_decoded = self.config.num_decoded_steps or num_steps
+        if self.training and num_decoded < num_steps:
+            steps = torch.randperm(num_steps)[:num_decoded]
+            states, targets = states.at(steps), targets[:, steps]
+        drawn = self._decode(states)
+        if self.config.residual_decoder:
+            drawn = drawn + first
+        error = frame_error(drawn, targets, first, self.config.motion_weight)
+        if steps is None:
+            return error
+        scaled = error.new_zeros(len(error), num_steps)
+        return scaled.index_copy(1, steps.to(error.device), error * (num_steps / num_decoded))
+
+    def _kl(self, states: RSSMState) -> Tensor:
+        """Weighted KL terms `(B, N)` of posterior states: DreamerV3's balancing and free nats."""
+        posterior, prior = states.log_probs, self.rssm.prior(states.deter)
+        dyn = categorical_kl(posterior.detach(), prior).clamp(min=self.config.free_nats)
+        rep = categorical_kl(posterior, prior.detach()).clamp(min=self.config.free_nats)
+        return self.config.dyn_scale * dyn + self.config.rep_scale * rep
+
+    def _centre(self, frames: Tensor) -> Tensor:
+        """Images in [-0.5, 0.5], float32 and channels-last, of frames `(B, T, C, H, W)`."""
+        images = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        scale = 255 if frames.dtype == torch.uint8 else 1
+        return (images.float() / scale - 0.5).unflatten(0, frames.shape[:2])
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.encoder(images.flatten(0, 1).to(self.dtype)).unflatten(0, images.shape[:2])
+
+    def _check_inputs(self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None) -> None:
+        """Shapes and dtypes only: to look at values would make a GPU wait."""
+        c, size = self.config.num_channels, self.config.image_size
+        if frames.dim() != 5 or frames.shape[2:] != (c, size, size):
+            raise ValueError(
+                f"`frames` must have shape (B, N+1, {c}, {size}, {size}), got "
+                f"{tuple(frames.shape)}. Resize the frames or change `image_size`."
+            )
+        if frames.dtype != torch.uint8 and not frames.is_floating_point():
+            raise ValueError(
+                f"`frames` must be uint8 or float in [0, 1], got {frames.dtype}. Convert them."
+            )
+        expected = (frames.shape[0], frames.shape[1] - 1, self.config.action_size)
+        if actions.shape != expected or expected[1] < 1:
+            raise ValueError(
+                f"`actions` must have shape (B, N, A) = {expected}, one action between each two of "
+                f"the {frames.shape[1]} frames, got {tuple(actions.shape)}."
+            )
+        if frame_is_pad is not None and (
+            frame_is_pad.shape != frames.shape[:2] or frame_is_pad.dtype != torch.bool
+        ):
+            raise ValueError(
+                f"`frame_is_pad` must be bool of shape {tuple(frames.shape[:2])}, got "
+                f"{frame_is_pad.dtype} of shape {tuple(frame_is_pad.shape)}."
+            )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Truncated normal of variance 2 / (fan in + fan out), as DreamerV3 (2023)."""
+        if isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            taps = module.kernel_size[0] * module.kernel_size[1]
+            fans = taps * (module.in_channels + module.out_channels)
+            # Residual decoding starts near a copy of the first frame: 0.01, and not 0, so that
+            # every layer receives gradient from the first update on.
+            is_residual = self.config.residual_decoder and module is self.decoder.layers[-1]
+            _init_truncated(module.weight, fans, 0.01 if is_residual else 1.0)
+        elif isinstance(module, ScanLinear | BlockLinear):
+            _init_truncated(module.weight, module.fans)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.endswith("bias") or name == "initial_deter":
+                init.zeros_(parameter)
+
+
+def _init_truncated(weight: Tensor, fans: int, scale: float = 1.0) -> None:
+    # A normal truncated at two standard deviations has the variance of 0.8796 of them.
+    std = scale * (2 / fans) ** 0.5 / 0.8796
+    init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+DreamerV3Config.register_for_auto_class()
+DreamerV3WorldModel.register_for_auto_class("AutoModel")
+AutoConfig.register(DreamerV3Config.model_type, DreamerV3Config, exist_ok=True)
+AutoModel.register(DreamerV3Config, DreamerV3WorldModel, exist_ok=True)

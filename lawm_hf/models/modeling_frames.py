@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame encoder and decoder of DreamerV3: strided convolutions down to a small grid, and back.
+
+Feature maps are channels-last throughout: the layer norm over channels then needs no copy, and CPU
+convolutions are at their fastest.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_dreamer import DreamerV3Config
+from .scan_linear import BlockLinear, ScanLinear
+
+NORM_EPS = 1e-3  # DreamerV3
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of `(B, C, H, W)`, at each position."""
+
+    def __init__(self, num_channels: int):
+        super().__init__(num_channels, eps=NORM_EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise `(B, C, H, W)`."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class FrameEncoder(nn.Module):
+    """Embeds frames: each layer halves the side and doubles the channels."""
+
+    def __init__(self, config: DreamerV3Config):
+        super().__init__()
+        layers, channels = [], config.num_channels
+        for stage in range(config.num_stages):
+            out = config.depth << stage
+            layers += [
+                nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False),
+                ChannelNorm(out),
+                nn.SiLU(),
+            ]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images in [-0.5, 0.5], `(B, C, H, W)`, as `(B, E)`."""
+        return self.layers(images).permute(0, 2, 3, 1).flatten(1)  # a view: channels are last
+
+
+class FrameDecoder(nn.Module):
+    """Draws a frame from a latent state: each layer doubles the side and halves the channels."""
+
+    def __init__(self, config: DreamerV3Config):
+        super().__init__()
+        self.grid_size, self.num_blocks = config.grid_size, config.num_blocks
+        fan_in = config.stoch_size + config.deter_size // config.num_blocks
+        self.stoch_in = ScanLinear(config.stoch_size, config.embed_size, fan_in)
+        self.deter_in = BlockLinear(config.deter_size, config.embed_size, config.num_blocks, fan_in)
+        self.bias = nn.Parameter(torch.empty(config.embed_size))
+        kernel = config.decoder_kernel_size
+        layers, channels = [], config.grid_channels
+        for stage in reversed(range(config.num_stages)):
+            is_last = stage == 0
+            out = config.num_channels if is_last else config.depth << (stage - 1)
+            layers.append(
+                nn.ConvTranspose2d(
+                    *(channels, out, kernel),
+                    stride=2,
+                    padding=(kernel - 1) // 2,
+                    output_padding=kernel - 4,
+                    bias=is_last,
+                )
+            )
+            if not is_last:
+                layers += [ChannelNorm(out), nn.SiLU()]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        """Draw `(B, C, H, W)` from `(B, D)` and `(B, S, K)`."""
+        # Each block of the deterministic state feeds channels of its own, at every position.
+        blocks = self.deter_in(deter).unflatten(-1, (self.num_blocks, self.grid_size**2, -1))
+        grid = self.stoch_in(stoch.flatten(1)) + blocks.transpose(1, 2).flatten(1) + self.bias
+        grid = grid.unflatten(-1, (self.grid_size, self.grid_size, -1))
+        return self.layers(grid.permute(0, 3, 1, 2))
