@@ -14,17 +14,17 @@
 A batch holds what is stored, unnormalised; the processor turns it into model inputs
 (`B` batch, `N` chunk steps, `V` views, `S` side of the image, `P` state, `A` action):
 
-| key             | shape           | dtype   | when                                                |
-|-----------------|-----------------|---------|-----------------------------------------------------|
-| `frames`        | (B,N+1,3,S,S)   | uint8   | `with_frames`: x_t … x_{t+N} of the main camera     |
-| `frame_is_pad`  | (B,N+1)         | bool    | `with_frames`: the clip had ended; last one repeats |
-| `images`        | (B,V,3,S,S)     | uint8   | always: the views at time t, main camera first      |
-| `view_mask`     | (B,V)           | bool    | always: False where an episode lacks that camera    |
-| `task`          | list of B str   |         | always                                              |
-| `state`         | (B,P)           | float32 | every source has one, of one size                   |
-| `actions`       | (B,N,A)         | float32 | `with_actions`                                      |
-| `action_is_pad` | (B,N)           | bool    | `with_actions`                                      |
-| `index`         | (B,3)           | int64   | always: source, episode, frame                      |
+| key             | shape           | dtype   | when                                               |
+|-----------------|-----------------|---------|----------------------------------------------------|
+| `frames`        | (B,N+1,3,S,S)   | uint8   | `with_frames`: x_t … x_{t+N} of the main camera    |
+| `frame_is_pad`  | (B,N+1)         | bool    | `with_frames`: the clip ended; the last repeats   |
+| `images`        | (B,V,3,S,S)     | uint8   | always: the views at time t, main camera first     |
+| `view_mask`     | (B,V)           | bool    | always: False where an episode lacks that camera   |
+| `task`          | list of B str   |         | always                                             |
+| `state`         | (B,P)           | float32 | every source has one, of one size                  |
+| `actions`       | (B,N,A)         | float32 | `with_actions`                                     |
+| `action_is_pad` | (B,N)           | bool    | `with_actions`                                     |
+| `index`         | (B,3)           | int64   | always: source, episode, frame                     |
 
 Sources are named by one string, `scheme:location[,key=value...]`, the same in recipes, YAML and on
 the command line: see `lawm_hf.data.spec`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a data set: a local folder now, a pinned revision on the Hub with the same two methods."""
+"""The files of a data set: a local folder, or a pinned revision on the Hub."""
 
 from pathlib import Path
 

@@ -71,11 +71,11 @@ class LeRobotSource(Source):
             main = self.features.cameras[0]
             names = self._videos[main][0] if main in self._videos else self._data_paths
             self.files = np.unique(names, return_inverse=True)[1]
-        self._open_caches()
+        self.reopen()
 
-    def _open_caches(self) -> None:
-        nbytes = lambda table: table.nbytes  # noqa: E731
-        self._tables = LRU(_CACHE_BYTES, nbytes)
+    def reopen(self) -> None:
+        """See `Source.reopen`."""
+        self._tables = LRU(_CACHE_BYTES, lambda table: table.nbytes)
         self._parquets = LRU(_OPEN_VIDEOS, close=lambda file: file[0].close())
         self._videos_open = LRU(_OPEN_VIDEOS, close=Video.close)
         self._low_dim = LRU(_CACHE_BYTES, lambda rows: sum(r.nbytes for r in rows if r is not None))
@@ -85,8 +85,8 @@ class LeRobotSource(Source):
         return {k: v for k, v in self.__dict__.items() if k not in caches}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open_caches()
+        vars(self).update(state)
+        self.reopen()
 
     # The episode table -------------------------------------------------------------------------
 
@@ -112,9 +112,9 @@ class LeRobotSource(Source):
                 column["data/chunk_index"], column["data/file_index"], strict=True
             )
         ]
-        begins = column["dataset_from_index"]
-        first: dict[str, int] = {}
-        for path, begin in zip(data_paths, begins, strict=True):
+        begins = column["dataset_from_index"].astype(np.int64)
+        first: dict[str, Any] = {}
+        for path, begin in zip(data_paths, begins.tolist(), strict=True):
             first[path] = min(first.get(path, begin), begin)
         videos = {}
         for c in cameras:
@@ -192,7 +192,7 @@ class LeRobotSource(Source):
             raise
 
     def _rows(self, clip: int, column: str, indices: np.ndarray) -> list[Any]:
-        """Values of a (large) column at rows of the clip, reading only the row groups they lie in."""
+        """Values of a (large) column at rows of the clip, reading only their row groups."""
         path = self._data_paths[clip]
         file, begins = self._parquets.get(path, lambda: _open_parquet(self.store.fetch(path)))
         values = []

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loader of the recipes: a `DataLoader` over a `WindowStream` that knows where it is.
 
-Do not pass it through `accelerator.prepare`: Accelerate would read on rank 0 and broadcast, or split
-a second time what is already split. Give it `rank` and `world_size` and move the batches yourself.
+Do not pass it through `accelerator.prepare`: Accelerate would read on rank 0 and broadcast, or
+split a second time what is split already. Give it `rank` and `world_size`, and move the batches
+yourself.
 """
 
 import logging
@@ -93,7 +94,7 @@ def make_loader(
 def _open_readers(
     sources: Sequence[Source], window: WindowSpec, cache_bytes: int
 ) -> list[WindowReader]:
-    """Readers whose samples stack: one number of views, and the state only if all have one alike."""
+    """Readers whose samples stack: one number of views, and a state only if all have one alike."""
     state_sizes = {s.features.state_size for s in sources}
     if len(state_sizes) > 1:
         logger.warning("The sources' states have sizes %s: no state is loaded.", state_sizes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source is: a table of clips, and how to read one of them. One format, one subclass, one file."""
+"""What a source is: a table of clips, and how to read one. One format, one subclass, one file."""
 
 import copy
 import hashlib
@@ -77,6 +77,9 @@ class Source(ABC):
             Exception: Whatever the format raises on a damaged file; the stream skips and counts.
         """
 
+    def reopen(self) -> None:  # noqa: B027
+        """Forget open files. A forked process must: it shares their read positions with others."""
+
     def length(self, clip: int) -> int:
         """Frames in the clip."""
         assert self.lengths is not None, "a source without a table of lengths overrides `length`"
@@ -95,7 +98,7 @@ class Source(ABC):
         return None, None
 
     def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
-        """Statistics of `state` and `actions` over the selected clips, each of shape `(P,)`, `(A,)`.
+        """Statistics of `state`, each `(P,)`, and `actions`, `(A,)`, over the selected clips.
 
         At most `max_clips` evenly spaced clips are read.
         """

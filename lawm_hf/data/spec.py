@@ -24,8 +24,12 @@ logger = logging.getLogger(__name__)
 
 # Options of every scheme, unless it has one of that name itself.
 _COMMON: dict[str, Callable[[str], Any]] = {
-    **{"episodes": str, "demonstrations": int, "fraction": float, "subset_seed": int},
-    **{"views": str, "unlabelled": str},
+    "episodes": str,
+    "demonstrations": int,
+    "fraction": float,
+    "subset_seed": int,
+    "views": str,
+    "unlabelled": str,
 }
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of samples: a pure function of (seed, worker, position), so that resuming is exact.
 
-An epoch of a source is a permutation of *visits*. A visit decodes a clip once for `windows_per_visit`
-windows spread evenly over it: visit `v` of `K` holds the windows that start at v, v+K, v+2K, …, so
-that all visits together are every window once. (Where only decoding tells a clip's length, an epoch
-visits each clip once, at a random `v`.) Each worker of each rank owns one contiguous piece of the
-permutation; the windows of a block of visits are shuffled. Where a worker stands is four numbers per
-source.
+An epoch of a source is a permutation of *visits*. A visit decodes a clip once for several windows
+spread evenly over it: visit `v` of `K` holds the windows that start at v, v+K, v+2K, …, so that all
+visits together are every window once. (Where only opening a clip tells its length, an epoch visits
+each clip once, at a random `v`.) Each worker of each rank owns one contiguous piece of the
+permutation, and shuffles the windows of a block of visits. Where a worker stands is a few numbers
+per source.
 """
 
 import logging
@@ -250,6 +250,9 @@ class WindowStream(IterableDataset):
         worker = ((info.id if info else 0) + self.first_worker) % self.num_workers
         part = self.rank * self.num_workers + worker
         samples = self.positions[worker]["samples"]
+        if info is not None:
+            for reader in self.readers:
+                reader.source.reopen()
         cursors = [
             SourceCursor(reader, self.order, part, Position(**position), self.max_bad_share)
             for reader, position in zip(
