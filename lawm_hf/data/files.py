@@ -1,7 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a data set: a local folder, or a pinned revision on the Hub."""
+"""The files of a data set: a local folder, or one commit on the Hub behind a bounded cache."""
 
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+logger = logging.getLogger(__name__)
+
+_REPO = re.compile(
+    r"^(?:hf://(?:datasets/)?)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.\-]+))?"
+    r"(?:/(?P<folder>.*))?$"
+)
+_FINAL = (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError)
 
 
 class LocalFiles:
@@ -9,6 +33,9 @@ class LocalFiles:
 
     Args:
         root: The folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
     """
 
     is_remote = False
@@ -29,3 +56,141 @@ class LocalFiles:
         """Paths below `folder` that end in `suffix`, sorted."""
         found = (self.root / folder).rglob(f"*{suffix}")
         return sorted(p.relative_to(self.root).as_posix() for p in found if p.is_file())
+
+
+class HubFiles(LocalFiles):
+    """A data set repository at one commit; files are downloaded whole when first used.
+
+    Whole files, because a range read per window costs two or three requests each: a file is
+    visited for many windows instead. The least recently used files go when the cache is full.
+
+    Args:
+        repo: `user/name`.
+        folder: Folder within the repository.
+        revision: Branch, tag or commit; resolved to a commit now.
+        cache_dir: Where downloads live; None for `lawm_hf/data` in the Hugging Face cache.
+        cache_bytes: Most that the files of this revision may take.
+    """
+
+    is_remote = True
+
+    def __init__(
+        self,
+        repo: str,
+        folder: str = "",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = 50 << 30,
+    ):
+        api = huggingface_hub.HfApi()
+        info = with_retries(lambda: api.dataset_info(repo, revision=revision))
+        assert info.sha is not None, "the Hub states a commit for every revision"
+        self.repo, self.folder, self.commit = repo, folder.strip("/"), info.sha
+        if revision != info.sha:
+            logger.warning("%s is read at commit %s; pin it in the spec.", repo, info.sha)
+        cache = Path(constants.HF_HOME, "lawm_hf/data") if cache_dir is None else Path(cache_dir)
+        self.download_dir = cache / repo.replace("/", "--") / info.sha
+        self.download_dir.mkdir(parents=True, exist_ok=True)
+        self.root = self.download_dir / self.folder
+        self.cache_bytes = cache_bytes
+        self._unchecked = cache_bytes  # bytes downloaded since the cache's size was last looked at
+
+    def fetch(self, path: str) -> Path:
+        """Local path of a file, downloaded if need be."""
+        found = self.root / path
+        try:
+            os.utime(found)  # the time of last use
+            return found
+        except FileNotFoundError:
+            pass
+        name = f"{self.folder}/{path}" if self.folder else path
+        with_retries(
+            lambda: huggingface_hub.hf_hub_download(
+                self.repo,
+                name,
+                repo_type="dataset",
+                revision=self.commit,
+                local_dir=self.download_dir,
+            )
+        )
+        self._unchecked += found.stat().st_size
+        if self._unchecked > self.cache_bytes // 16:
+            self._evict(keep=found)
+        return found
+
+    def list(self, folder: str, suffix: str) -> list[str]:
+        """See `LocalFiles.list`."""
+        api = huggingface_hub.HfApi()
+        prefix = f"{self.folder}/" if self.folder else ""
+        tree = with_retries(
+            lambda: list(
+                api.list_repo_tree(
+                    self.repo,
+                    (prefix + folder).strip("/") or None,
+                    recursive=True,
+                    revision=self.commit,
+                    repo_type="dataset",
+                )
+            )
+        )
+        names = [entry.path.removeprefix(prefix) for entry in tree]
+        return sorted(name for name in names if name.endswith(suffix))
+
+    def _evict(self, keep: Path) -> None:
+        """Delete what was used least recently; a reader that has the file open keeps it."""
+        found = []
+        for path in self.download_dir.rglob("*"):
+            # Metadata of downloads and of the set are small, and needed again and again.
+            if path.is_file() and not {".cache", "meta"} & set(path.parts):
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.cache_bytes:
+                break
+            if path != keep:
+                path.unlink(missing_ok=True)
+                total -= size
+        self._unchecked = 0
+
+
+def open_files(location: str, revision: str | None = None) -> LocalFiles:
+    """A local folder if there is one, else a repository `[hf://datasets/]user/name[@rev][/folder]`.
+
+    Raises:
+        FileNotFoundError: If it is neither, saying what was tried.
+    """
+    is_url = location.startswith("hf://")
+    if not is_url and Path(location).expanduser().is_dir():
+        return LocalFiles(location)
+    match = _REPO.match(location)
+    if match is None or (not is_url and location.startswith((".", "/", "~"))):
+        raise FileNotFoundError(f"No folder {location}, and that is no name of a Hub repository.")
+    revision = revision or match["revision"]
+    try:
+        return HubFiles(match["repo"], match["folder"] or "", revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"No folder {location}, and no data set {match['repo']} at revision "
+            f"{revision or 'main'} that you may read on the Hub."
+        ) from error
+
+
+def with_retries[T](call: Callable[[], T], attempts: int = 6, first_wait_s: float = 1.0) -> T:
+    """Call again after an error of the network or the server, waiting twice as long each time.
+
+    What another try cannot mend (no such file, no access) is raised at once.
+    """
+    for attempt in range(attempts):
+        try:
+            return call()
+        except _FINAL:
+            raise
+        except (OSError, HfHubHTTPError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if attempt == attempts - 1 or (status in range(400, 500) and status not in (408, 429)):
+                raise
+            wait = first_wait_s * 2**attempt * random.uniform(0.75, 1.25)
+            logger.warning("Try %d failed, next in %.1f s: %s", attempt + 1, wait, error)
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")

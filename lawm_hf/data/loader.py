@@ -215,7 +215,7 @@ class WindowLoader:
             **order,
             "rank": self.rank,
             "num_workers": self.num_workers,
-            "sources": [f"{s.name} {s.fingerprint()}" for s in self.sources],
+            "sources": [s.fingerprint() for s in self.sources],  # not their names: sets may move
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 
 import copy
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -118,6 +120,7 @@ class Source(ABC):
         demonstrations: int | None = None,
         fraction: float | None = None,
         subset_seed: int = 0,
+        manifest: str | None = None,
     ) -> "Source":
         """A view of fewer clips; the choices apply in the order of the arguments.
 
@@ -126,11 +129,15 @@ class Source(ABC):
             demonstrations: The first k clips, balanced over the tasks: one of each, then again.
             fraction: Share in (0, 1]: a seeded random subset, in table order.
             subset_seed: Seed of that subset.
+            manifest: A JSON file that names the chosen clips. If it exists, they are taken, and
+                nothing is drawn; otherwise it is written.
 
         Raises:
             ValueError: If nothing, or less than asked, would remain.
         """
         clips = self.clips
+        if manifest is not None and Path(manifest).is_file():
+            return self._with(self._read_manifest(Path(manifest)))
         if episodes is not None:
             clips = clips[parse_slice(episodes)]
         if demonstrations is not None:
@@ -150,9 +157,28 @@ class Source(ABC):
             raise ValueError(
                 f"The selection leaves no clip of the {len(self.clips)} of {self.name}."
             )
+        if manifest is not None:
+            names = [self.clip_name(int(c)) for c in clips]
+            content = {"source": self.name, "fraction": fraction, "subset_seed": subset_seed}
+            Path(manifest).parent.mkdir(parents=True, exist_ok=True)
+            Path(manifest).write_text(json.dumps({**content, "clips": names}, indent=1))
+        return self._with(clips)
+
+    def _with(self, clips: np.ndarray) -> "Source":
         chosen = copy.copy(self)
         chosen.clips = clips
         return chosen
+
+    def _read_manifest(self, manifest: Path) -> np.ndarray:
+        names = json.loads(manifest.read_text())["clips"]
+        number = {self.clip_name(int(clip)): clip for clip in self.clips}
+        missing = [name for name in names if name not in number]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(names)} clips of {manifest} are not in {self.name}, the "
+                f"first is {missing[0]}."
+            )
+        return np.array([number[name] for name in names], np.int64)
 
     def fingerprint(self) -> str:
         """Hash of what the order of samples depends on: names and lengths of the selected clips."""

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One string names a source, everywhere: `scheme:location[,key=value...]`.
 
-    lerobot:DIR                         a LeRobot data set v2.0, v2.1 or v3.0
-    tabletop:SUITE[,num_episodes=N...]  the embedded tabletop, recorded when first used
+    tabletop:SUITE[,episodes=N,domain=hand,actions=false,…]   the embedded tabletop, recorded once
+    lerobot:DIR_OR_REPO[/folder][,revision=,action=,state=]   LeRobot v2.0, v2.1, v3.0
+    ssv2:DIR[,split=validation]                               Something-Something v2 as handed out
+    wds:DIR_OR_hf://REPO/train-*.tar                          tar shards of videos
+    bridge:DIR[,frame_order=,actions=false]                   BridgeData V2, raw
+    libero:DIR[,suite=libero_90,orientation=stored]           LIBERO's HDF5
+    folder:DIR[,captions=metadata.csv]                        any videos
 
-Options of every scheme: `episodes=10:20`, `demonstrations=50` (the first, balanced over the tasks),
-`fraction=0.1` with `subset_seed=0` (a random subset), `views=front+wrist`, `unlabelled=keep`.
+`REPO` is `user/name` or `hf://datasets/user/name`, maybe with `@revision`. Options of every scheme:
+`episodes=10:20`, `demonstrations=50` (the first, balanced over the tasks), `fraction=0.1` with
+`subset_seed=0` (a random subset), `manifest=FILE` (names the subset), `views=front+wrist`,
+`unlabelled=keep` (clips without an instruction are left out by default).
 """
 
 import difflib
@@ -15,10 +22,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .files import LocalFiles
+from .bridge import BridgeSource
+from .files import LocalFiles, open_files
 from .lerobot import LeRobotSource
+from .libero import LiberoSource
 from .source import Source, pick_camera
-from .window import WindowDataset, WindowSpec
+from .videos import FolderSource, ShardSource, SSv2Source
+from .window import WindowDataset, WindowSpec, iterate_windows
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +38,32 @@ _COMMON: dict[str, Callable[[str], Any]] = {
     "demonstrations": int,
     "fraction": float,
     "subset_seed": int,
+    "manifest": str,
     "views": str,
     "unlabelled": str,
 }
 
 
-def load(spec: str | Source, window: WindowSpec | None = None) -> WindowDataset:
-    """All windows of a source, by number.
+def load(spec: str | Source, window: WindowSpec | None = None, *, streaming: bool = False) -> Any:
+    """All windows of a source, each once.
 
     Args:
         spec: Which source.
         window: What a sample is; by default the views and the instruction.
+        streaming: Return a `datasets.IterableDataset`, to filter, map and save as any other.
+
+    Returns:
+        A `WindowDataset` (by number), or the `datasets.IterableDataset` in table order.
     """
     source = open_source(spec) if isinstance(spec, str) else spec
-    return WindowDataset(source, window or WindowSpec())
+    window = window or WindowSpec()
+    if not streaming:
+        return WindowDataset(source, window)
+    from datasets import IterableDataset
+
+    # A list among the arguments is what `datasets` splits over workers and processes.
+    arguments = {"source": source, "window": window, "clips": source.clips.tolist()}
+    return IterableDataset.from_generator(iterate_windows, gen_kwargs=arguments)
 
 
 def open_source(spec: str) -> Source:
@@ -109,8 +131,34 @@ def _drop_unlabelled(source: Source) -> None:
         source.clips = source.clips[labelled]
 
 
-def _lerobot(location: str, action: str | None = None, state: str | None = None) -> Source:
-    return LeRobotSource(LocalFiles(location), f"lerobot:{location}", action=action, state=state)
+def _lerobot(
+    location: str,
+    revision: str | None = None,
+    action: str | None = None,
+    state: str | None = None,
+) -> Source:
+    files = open_files(location, revision)
+    return LeRobotSource(files, f"lerobot:{location}", action=action, state=state)
+
+
+def _bridge(location: str, frame_order: str = "numeric", actions: str = "true") -> Source:
+    return BridgeSource(location, frame_order, _parse_value(actions))  # type: ignore[arg-type]
+
+
+def _libero(location: str, suite: str | None = None, orientation: str = "rotate180") -> Source:
+    return LiberoSource(location, suite, orientation)  # type: ignore[arg-type]
+
+
+def _ssv2(location: str, split: str = "train") -> Source:
+    return SSv2Source(location, split)
+
+
+def _shards(location: str) -> Source:
+    return ShardSource(location)
+
+
+def _folder(location: str, captions: str = "metadata.csv") -> Source:
+    return FolderSource(location, captions)
 
 
 def _tabletop(location: str, episodes: str | None = None, **options: str) -> Source:
@@ -137,4 +185,12 @@ def _parse_value(text: str) -> Any:
         return tuple(text.split("+")) if "+" in text else text
 
 
-_SCHEMES: dict[str, Callable[..., Source]] = {"lerobot": _lerobot, "tabletop": _tabletop}
+_SCHEMES: dict[str, Callable[..., Source]] = {
+    "tabletop": _tabletop,
+    "lerobot": _lerobot,
+    "ssv2": _ssv2,
+    "wds": _shards,
+    "bridge": _bridge,
+    "libero": _libero,
+    "folder": _folder,
+}

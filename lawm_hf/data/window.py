@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one training sample is: x_t, the frames or actions that follow it, and the instruction."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .source import BadClipError, Source, pick_camera
+
+logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 
@@ -277,6 +280,20 @@ class WindowDataset(Dataset[Sample]):
         start = index - (int(self._ends[position - 1]) if position else 0)
         clip = int(self.source.clips[position])
         return to_tensors(self.reader.sample(clip, start, self.reader.decode(clip, [start])))
+
+
+def iterate_windows(source: Source, window: WindowSpec, clips: list[int]) -> Iterator[Sample]:
+    """Every window of some clips, as arrays; each clip is decoded once, damaged ones are named."""
+    reader = WindowReader(source, window)
+    for clip in clips:
+        try:
+            starts = range(reader.num_starts(clip))
+            decoded = reader.decode(clip, starts)
+        except Exception as error:
+            logger.warning("Skipped %s of %s: %s", source.clip_name(clip), source.name, error)
+            continue
+        for start in starts:
+            yield reader.sample(clip, start, decoded)
 
 
 def to_tensors(sample: Sample) -> Sample:

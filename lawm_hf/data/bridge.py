@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BridgeData V2 as released: JPEGs and pickles (https://rail.eecs.berkeley.edu/datasets).
+
+`…/<date>/raw/traj_group<g>/traj<i>/{images0/im_<t>.jpg, obs_dict.pkl, policy_out.pkl, lang.txt}`,
+T + 1 pictures and states for T actions, 5 Hz. An action is the difference of position (m) and of
+roll, pitch, yaw (rad), and the commanded gripper, 1 open and 0 closed.
+"""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .files import LocalFiles
+from .images import decode_image
+from .lru import LRU
+from .source import BadClipError, Features, Resize, Source
+
+# Until then the camera lagged one step behind (bridgedata_raw_to_numpy.py of the authors).
+_LATENCY_UNTIL = "2021-07-23"
+_SIZE = 7
+_ALLOWED = {
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    *(("builtins", name) for name in ("dict", "list", "tuple", "set", "complex", "bytearray")),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),  # how old protocols write bytes
+}
+
+
+class BridgeSource(Source):
+    """Raw BridgeData V2.
+
+    Args:
+        root: A folder above the trajectories, at any height.
+        frame_order: `"numeric"`; `"lexicographic"` reads im_0, im_1, im_10, … as LAWM's release
+            did, to reproduce its numbers only.
+        actions: Whether to read states and actions, which come as pickles.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        frame_order: Literal["numeric", "lexicographic"] = "numeric",
+        actions: bool = True,
+    ):
+        if frame_order not in ("numeric", "lexicographic"):
+            raise ValueError(f"`frame_order` is numeric or lexicographic, got {frame_order!r}.")
+        self.root, self.frame_order = LocalFiles(root).root, frame_order
+        self.name = f"bridge:{root}"
+        self.trajectories = _find_trajectories(self.root)
+        if not self.trajectories:
+            raise FileNotFoundError(f"No …/traj_group*/traj*/images0 below {self.root}.")
+        self.clips = np.arange(len(self.trajectories))
+        cameras = tuple(f"images{i}" for i in range(5))
+        size = _SIZE if actions else 0
+        self.features = Features(fps=5.0, cameras=cameras, state_size=size, action_size=size)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """See `Source.reopen`."""
+        self._lists, self._low_dim = LRU(4096), LRU(4096)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lists", "_low_dim")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.reopen()
+
+    def clip_name(self, clip: int) -> str:
+        """Its path in the folder."""
+        return self.trajectories[clip]
+
+    def task(self, clip: int) -> str:
+        """First line of `lang.txt` that says something; often there is none."""
+        path = self.root / self.trajectories[clip] / "lang.txt"
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        lines = [line.strip() for line in lines if not line.startswith("confidence")]
+        return next((line for line in lines if line), "")
+
+    def _pictures(self, clip: int, camera: str) -> list[Path]:
+        """The pictures in order, less the last (which no action follows)."""
+
+        def read() -> list[Path]:
+            folder = self.root / self.trajectories[clip] / camera
+            numbers = sorted(int(p.stem.removeprefix("im_")) for p in folder.glob("im_*.jpg"))
+            if numbers != list(range(len(numbers))):
+                missing = sorted(set(range(numbers[-1])) - set(numbers))
+                raise BadClipError(f"{camera} lacks picture {missing[0]}")
+            names = [f"im_{n}.jpg" for n in numbers]
+            if self.frame_order == "lexicographic":
+                names.sort()
+            return [folder / name for name in names][self._latency(clip) : -1]
+
+        return self._lists.get((clip, camera), read)
+
+    def _latency(self, clip: int) -> int:
+        """Pictures to drop at the beginning."""
+        # …/<date>/raw/traj_group0/traj3
+        parts = self.trajectories[clip].split("/")
+        date = parts[-4] if len(parts) >= 4 else self.root.name
+        return int(date[:10] < _LATENCY_UNTIL and date[:2] == "20")
+
+    def cameras_of(self, clip: int) -> tuple[str, ...]:
+        """Cameras whose folder exists: it varies."""
+        folder = self.root / self.trajectories[clip]
+        return tuple(c for c in self.features.cameras if (folder / c).is_dir())
+
+    def length(self, clip: int) -> int:
+        """Pictures of the main camera that an action follows."""
+        return len(self._pictures(clip, self.features.cameras[0]))
+
+    def decode(
+        self, clip: int, camera: str, indices: np.ndarray, size: int, resize: Resize
+    ) -> np.ndarray:
+        """See `Source.decode`."""
+        pictures = self._pictures(clip, camera)
+        return np.stack([decode_image(pictures[i], size, resize) for i in indices])
+
+    def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """`full_state` and the actions, aligned with the pictures."""
+        if not self.features.action_size:
+            return None, None
+        return self._low_dim.get(clip, lambda: self._read_low_dim(clip))
+
+    def _read_low_dim(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        folder, latency = self.root / self.trajectories[clip], self._latency(clip)
+        state = np.asarray(load_pickle(folder / "obs_dict.pkl")["full_state"], np.float32)
+        # A list of dictionaries; in older data, of arrays.
+        steps = load_pickle(folder / "policy_out.pkl")
+        rows = [step["actions"] if isinstance(step, dict) else step for step in steps]
+        actions = np.asarray(rows, np.float32)
+        if len(state) != len(actions) + 1:
+            raise BadClipError(f"{len(state)} states for {len(actions)} actions")
+        state, actions = state[latency:-1], actions[: len(actions) - latency]
+        if len(actions) != self.length(clip):
+            raise BadClipError(f"{self.length(clip)} pictures for {len(actions)} actions")
+        return state, actions
+
+
+def _find_trajectories(root: Path) -> list[str]:
+    """Folders `traj_group*/traj*`, sorted; their many pictures are not looked at."""
+    found = []
+    for folder, names, _ in os.walk(root):
+        if "lmdb" in folder:
+            names.clear()
+        elif os.path.basename(folder).startswith("traj_group"):  # noqa: PTH119
+            here = Path(folder).relative_to(root)
+            found += [(here / n).as_posix() for n in names if n.startswith("traj")]
+            names.clear()
+    return sorted(found)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise BadClipError(f"the pickle asks for {module}.{name}, which is not allowed")
+        return super().find_class(module, name)
+
+
+def load_pickle(path: Path) -> Any:
+    """Read arrays in plain containers; whatever else a pickle could run is refused."""
+    return _Unpickler(io.BytesIO(path.read_bytes())).load()
