@@ -12,4 +12,4 @@ from .tasks import SUITES
 __all__ = ["SUITES", "ScriptedExpert", "Tabletop", "TabletopEnv", "record_tabletop"]
 
 # `TabletopEnv` itself truncates: suites differ in `max_steps`, a registration knows only one.
-gymnasium.register("lawm_hf/Tabletop-v0", entry_point=TabletopEnv)
+gymnasium.register("lawm_hf/Tabletop-v0", entry_point="lawm_hf.envs.gym_env:TabletopEnv")

@@ -32,12 +32,11 @@ class ScriptedExpert:
         if self.world.goal is None:
             cube = self.world.target_cube
             return self._towards([cube[0], cube[1], HOVER_HEIGHT], _OPEN)
-        before = None
-        while self.phase != before:  # A phase that is over at its start takes no step.
-            before = self.phase
-            action, self.phase = getattr(self, f"_{self.phase}")()
-            if self.phase != before:
-                self.steps = 0
+        phase = self.phase
+        action, self.phase = getattr(self, f"_{phase}")()
+        while self.phase != phase:  # A phase that is over at its start takes no step.
+            phase, self.steps = self.phase, 0
+            action, self.phase = getattr(self, f"_{phase}")()
         self.steps += 1
         return action
 

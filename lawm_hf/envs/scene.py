@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+# mujoco's compiled classes carry no types:
+# pyright: reportAttributeAccessIssue=false
 """The tabletop as a MuJoCo model: primitives only, so that MuJoCo's own ray caster can render it.
 
 Metres, radians, seconds. The robot reaches in from -x, the front camera looks from +x; +y is right
@@ -47,6 +49,7 @@ class Look:
         light: Direction towards the light; need not have unit length.
         ambient: Share of the colour that reaches faces turned from the light, in [0, 1].
         camera: Azimuth and elevation of the front camera in degrees, and its distance in metres.
+        center: Where on the table, along x, the front camera looks.
         fovy: Field of view of the front camera in degrees.
     """
 
@@ -55,6 +58,7 @@ class Look:
     light: tuple[float, float, float]
     ambient: float
     camera: tuple[float, float, float]
+    center: float
     fovy: float
 
 
@@ -66,6 +70,7 @@ LOOKS: dict[Domain, Look] = {
         light=(0.45, -0.35, 1.0),
         ambient=0.45,
         camera=(0.0, 48.0, 1.3),
+        center=-0.035,
         fovy=21.6,
     ),
     "hand": Look(
@@ -73,8 +78,9 @@ LOOKS: dict[Domain, Look] = {
         table_tile=(0.05, np.inf),
         light=(0.2, 0.7, 0.8),
         ambient=0.35,
-        camera=(18.0, 56.0, 1.3),
-        fovy=23.0,
+        camera=(15.0, 56.0, 1.3),
+        center=-0.01,
+        fovy=24.0,
     ),
 }
 
@@ -92,7 +98,7 @@ def build_model(num_cubes: int, cubes_are_fixed: bool, domain: Domain) -> mujoco
     cubes = "".join(_cube(i, cubes_are_fixed) for i in range(num_cubes))
     goals = "" if cubes_are_fixed else _bin() + _plate()
     (red, green, blue), (red2, green2, blue2) = look.table_colors
-    tile = min(look.table_tile)
+    repeat = TABLE_HALF_SIZE / min(look.table_tile)  # Two tiles make one texture.
     xml = f"""
 <mujoco>
  <option timestep="0.01" integrator="implicitfast" cone="elliptic" impratio="10"/>
@@ -101,7 +107,7 @@ def build_model(num_cubes: int, cubes_are_fixed: bool, domain: Domain) -> mujoco
  <asset>
   <texture name="table" type="2d" builtin="checker" width="128" height="128"
    rgb1="{red} {green} {blue}" rgb2="{red2} {green2} {blue2}"/>
-  <material name="table" texture="table" texuniform="true" texrepeat="{0.5 / tile} {0.5 / tile}"/>
+  <material name="table" texture="table" texrepeat="{repeat} {repeat}"/>
  </asset>
  <worldbody>
   <light pos="{_scaled(look.light, 1.5)}" dir="{_scaled(look.light, -1)}"
@@ -112,6 +118,7 @@ def build_model(num_cubes: int, cubes_are_fixed: bool, domain: Domain) -> mujoco
   <body name="target" mocap="true" pos="0 0 .2"/>
   {_hand(domain)}
  </worldbody>
+ <contact><exclude body1="left_finger" body2="right_finger"/></contact>
  <equality><weld body1="target" body2="hand" solref=".02 1" solimp=".95 .99 .001"/></equality>
  <actuator>
   <position joint="left_finger" kp="300" ctrlrange="0 {FINGER_OPENING}" forcerange="-12 12"/>
@@ -136,7 +143,7 @@ def _front_camera(look: Look) -> str:
     )
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     up = np.cross(backward, right)
-    position = np.array([-0.035, 0.0, 0.03]) + look.camera[2] * backward
+    position = np.array([look.center, 0.0, 0.03]) + look.camera[2] * backward
     axes = " ".join(f"{x:.9f}" for x in (*right, *up))
     place = " ".join(f"{x:.9f}" for x in position)
     return f'<camera name="front" pos="{place}" xyaxes="{axes}" fovy="{look.fovy}"/>'
@@ -208,6 +215,6 @@ def _finger(name: str, side: int, domain: Domain) -> str:
     )
     return (
         f'<body name="{name}_finger" gravcomp="1"><joint name="{name}_finger" type="slide"'
-        f' axis="0 {side} 0" range="0 {FINGER_OPENING}" damping="5"/>'
+        f' axis="0 {side} 0" range="0 {FINGER_OPENING}" damping="20"/>'
         f"{box}{skin if domain == 'hand' else ''}</body>"
     )

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+# mujoco's compiled classes carry no types:
+# pyright: reportAttributeAccessIssue=false
 """The tabletop's physics: reset, step, observe, judge.
 
 Conventions are LIBERO's. Action (7): dx, dy, dz, rotation x, y, z, gripper, each in [-1, 1]; one
@@ -163,6 +165,8 @@ class Tabletop:
 
     def render(self, view: str = "front") -> np.ndarray:
         """One view, uint8 `(H, W, 3)`."""
+        if view not in self.renderers:
+            raise ValueError(f"`view` must be one of {', '.join(VIEWS)}, got {view!r}.")
         return self.renderers[view].render(self.data)
 
     def _place_cube(self, body: int, xy: np.ndarray, yaw: float) -> None:

@@ -144,7 +144,7 @@ def _scatter(
     tries = 0
     while len(points) < count:
         tries += 1
-        if tries % 100 == 0:
+        if tries % 30 == 0:
             points = []  # Painted into a corner: begin again.
         point = rng.uniform(-1, 1, 2) * half
         if all((np.abs(point - other) >= apart).any() for other in points):
