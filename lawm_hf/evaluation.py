@@ -198,7 +198,11 @@ def _play(
         if aggregator.needs_chunk:
             chunks = chunks.copy()
             chunks[alive] = predict(
-                policy, processor, [observations[i] for i in alive], [tasks[i] for i in alive], views
+                policy,
+                processor,
+                [observations[i] for i in alive],
+                [tasks[i] for i in alive],
+                views,
             )
             aggregator.add(chunks)
         actions = aggregator.next_action().clip(-1, 1).astype(np.float32)

@@ -42,7 +42,9 @@ class TrainingArgs:
     vision_learning_rate: float = arg(3e-3, "peak learning rate of the policy's vision encoder")
     weight_decay: float = arg(1e-6, "AdamW weight decay on matrices (not on biases and norms)")
     warmup_steps: int = arg(50, "updates of linear warm-up")
-    min_lr_ratio: float = arg(0.02, "learning rate at the end of the cosine, as a share of the peak")
+    min_lr_ratio: float = arg(
+        0.02, "learning rate at the end of the cosine, as a share of the peak"
+    )
     max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm")
     mixed_precision: str = arg("no", "no or bf16")
     compile: bool = arg(False, "torch.compile the model")
@@ -50,6 +52,7 @@ class TrainingArgs:
     log_every: int = arg(20, "updates between log lines")
     save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last")
     resume: bool = arg(False, "go on from the newest checkpoint in output_dir")
+    overwrite: bool = arg(False, "begin anew in an output_dir that holds a run")
     report_to: list[str] = arg([], "trackers: tensorboard, wandb, trackio")
     push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
 
@@ -72,6 +75,13 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
     `accelerate launch` sets `OMP_NUM_THREADS=1` when nobody asked otherwise, which would leave all
     cores but one idle in a single-process run.
     """
+    checkpoints = _checkpoints(args.output_dir)
+    if checkpoints and not args.resume and not args.overwrite:
+        raise FileExistsError(
+            f"`output_dir` must not hold another run, got {args.output_dir!r} with "
+            f"{checkpoints[-1].name}. Pass --resume true to go on with it, --overwrite true to "
+            "replace it, or another --output_dir."
+        )
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -86,6 +96,11 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
         threads = os.environ.get("LAWM_NUM_THREADS")
         torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))
     set_seed(args.seed, device_specific=True)
+    if accelerator.is_main_process and args.overwrite:
+        for folder in checkpoints:
+            shutil.rmtree(folder)
+        (Path(args.output_dir) / "log.jsonl").unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
     return accelerator
 
 
@@ -191,6 +206,7 @@ def save_checkpoint(
         (partial / "progress.json").write_text(
             json.dumps({"step": step, "num_processes": accelerator.num_processes})
         )
+        shutil.rmtree(final, ignore_errors=True)  # written before, and resumed from an older one
         partial.replace(final)
         for old in _checkpoints(output_dir)[:-1]:
             shutil.rmtree(old)
@@ -241,7 +257,10 @@ class ProgressLog:
         self.accelerator, self.args = accelerator, args
         self.sums: dict[str, float] = {}
         self.count, self.since = 0, time.perf_counter()
-        self.samples = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        self.samples = (
+            args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        )
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(
             total=args.steps,
             initial=first_step,

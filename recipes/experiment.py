@@ -116,7 +116,9 @@ def expand(args: ExperimentArgs) -> list[Run]:
         for name, flags in pretraining.items():
             first = []
             if flags:
-                first = [_stage(root, "pretrain", name, flags | {"seed": seed}, "policy/config.json")]
+                first = [
+                    _stage(root, "pretrain", name, flags | {"seed": seed}, "policy/config.json")
+                ]
             for demos in args.demonstrations:
                 tune = finetune | {"seed": seed}
                 tune["source"] = finetune["source"].format(demos=demos)
@@ -145,15 +147,14 @@ def report(records: list[dict[str, Any]], args: ExperimentArgs) -> str:
     ]
     for demos in args.demonstrations:
         for name in json.loads(args.pretraining):
-            rows = [
-                r for r in records if (r["demonstrations"], r["pretraining"]) == (demos, name)
-            ]
+            rows = [r for r in records if (r["demonstrations"], r["pretraining"]) == (demos, name)]
             if not rows:
                 continue
             successes, episodes = (sum(r[k] for r in rows) for k in ("successes", "episodes"))
             low, high = wilson_interval(successes, episodes)
             cpu = {
-                k: np.mean([r["cpu_seconds"].get(k, 0) for r in rows]) for k in ("pretrain", "finetune")
+                k: np.mean([r["cpu_seconds"].get(k, 0) for r in rows])
+                for k in ("pretrain", "finetune")
             }
             by_seed = " ".join(f"{r['success_rate']:.1%}" for r in rows)
             lines.append(
@@ -166,8 +167,10 @@ def report(records: list[dict[str, Any]], args: ExperimentArgs) -> str:
 def main(args: ExperimentArgs) -> None:
     """Run what is missing, then write the table."""
     runs = expand(args)
-    levels = [{str(s.folder): s for r in runs for s in r.stages if s.recipe == name}
-              for name in ("pretrain", "finetune", "evaluate")]
+    levels = [
+        {str(s.folder): s for r in runs for s in r.stages if s.recipe == name}
+        for name in ("pretrain", "finetune", "evaluate")
+    ]
     if args.dry_run:
         for level in levels:
             for stage in level.values():

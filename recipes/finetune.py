@@ -106,9 +106,8 @@ def main(args: FinetuneArgs) -> None:
     if accelerator.is_main_process:
         write_run_record(args, args.output_dir)
 
-    batches = iter(loader)
     first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
-    batches = iter(loader) if first else batches
+    batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "finetune")
     model.train()
     for step in range(first + 1, args.steps + 1):

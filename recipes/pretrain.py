@@ -16,7 +16,6 @@ import torch
 
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowSpec, make_loader
-from lawm_hf.health import report_latents
 from lawm_hf.hub import push_run
 from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
 from lawm_hf.training import (
@@ -39,13 +38,16 @@ class PretrainArgs(TrainingArgs):
     """Arguments of `recipes/pretrain.py`."""
 
     output_dir: str = arg("outputs/pretrain", "where checkpoints, logs and results go")
-    sources: list[str] = arg(["tabletop:reach,episodes=4000"], "video sources (lawm_hf.data.spec)")
+    sources: list[str] = arg(
+        ["tabletop:reach,episodes=4000,actions=false,views=front"],
+        "video sources (lawm_hf.data.spec)",
+    )
     weights: list[float] = arg([], "probability of each source per sample; equal by default")
     objective: str = arg("latent", "latent, or supervised: train on the sources' true actions")
     policy_type: str = arg("baku", "baku or diffusion")
     policy_preset: str = arg("tabletop", "tabletop, or default: the paper's sizes")
     policy_config: str = arg("", "JSON overrides of the policy's configuration")
-    world_model_preset: str = arg("tabletop", "tabletop, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
+    world_model_preset: str = arg("tiny", "tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
     world_model_config: str = arg("", "JSON overrides of the world model's configuration")
     text_encoder: str = arg("hashing", "hashing, or a transformers text model id")
     chunk_size: int = arg(10, "latent actions per window")
@@ -62,6 +64,8 @@ class PretrainArgs(TrainingArgs):
 
 def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     """Fresh policy and world model (supervised: the policy alone), and their processor."""
+    if args.objective not in ("latent", "supervised"):
+        raise ValueError(f'`objective` must be "latent" or "supervised", got {args.objective!r}.')
     sizes = {"chunk_size": args.chunk_size, "image_size": args.image_size}
     options = parse_json_options(args.policy_config, "policy_config")
     latent = args.objective == "latent"
@@ -125,9 +129,8 @@ def main(args: PretrainArgs) -> None:
     if accelerator.is_main_process:
         write_run_record(args, args.output_dir)
 
-    batches = iter(loader)
     first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
-    batches = iter(loader) if first else batches
+    batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "pretrain")
     model.train()
     for step in range(first + 1, args.steps + 1):
@@ -163,6 +166,8 @@ def main(args: PretrainArgs) -> None:
         model.save_pretrained(folder if latent else folder / "policy")
         processor.save_pretrained(folder / "processor")
         if latent and args.eval_source != "none":
+            from lawm_hf.health import report_latents
+
             report_latents(model, processor, args, window)
         if args.push_to_hub:
             push_run(folder, args.push_to_hub)

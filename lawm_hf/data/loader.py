@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from .source import Source, merge_statistics
@@ -174,6 +175,9 @@ class WindowLoader:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             pin_memory=self.pin_memory,
+            # Its own: drawing the workers' base seed would advance the global random state, and
+            # a resumed run would no longer draw the noise of the uninterrupted one.
+            generator=torch.Generator(),
         )
         for worker, position, batch in loader:
             # Set before the batch is handed out: whoever has seen it has consumed it.

@@ -35,7 +35,9 @@ class StrictConfig(PreTrainedConfig):
         if unknown:
             name = sorted(unknown)[0]
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else f" Known: {', '.join(sorted(known))}."
+            hint = (
+                f" Did you mean `{close[0]}`?" if close else f" Known: {', '.join(sorted(known))}."
+            )
             raise ValueError(f"`{type(self).__name__}` has no option `{name}`.{hint}")
         super().__post_init__(**kwargs)
 

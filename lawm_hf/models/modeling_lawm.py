@@ -129,16 +129,25 @@ class LAWMPolicy(PreTrainedModel):
                 pretrained_model_name_or_path, *args, config=config, **kwargs
             )
         if config is None:
-            hub = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
+            hub = (
+                "subfolder",
+                "revision",
+                "cache_dir",
+                "token",
+                "local_files_only",
+                "force_download",
+            )
             raw, _ = LAWMPolicyConfig.get_config_dict(
                 pretrained_model_name_or_path, **{k: kwargs[k] for k in hub if k in kwargs}
             )
             model_type = raw.get("model_type", "")
         else:
             model_type = config.model_type
-        known = {k: c for k, c in CONFIG_MAPPING.items() if issubclass(c, LAWMPolicyConfig)} if (
-            model_type not in CONFIG_MAPPING
-        ) else {model_type: CONFIG_MAPPING[model_type]}
+        known = (
+            {k: c for k, c in CONFIG_MAPPING.items() if issubclass(c, LAWMPolicyConfig)}
+            if (model_type not in CONFIG_MAPPING)
+            else {model_type: CONFIG_MAPPING[model_type]}
+        )
         if model_type not in known or not issubclass(known[model_type], LAWMPolicyConfig):
             raise ValueError(
                 f"`LAWMPolicy.from_pretrained` needs the folder of a LAWM policy, got `model_type` "

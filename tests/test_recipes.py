@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes, by running them: results, exact resume, and errors a user would meet."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+from lawm_hf import LAWMPolicy, LAWMProcessor
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SMALL = {
+    "sources": ["tabletop:reach,episodes=16,actions=false,views=front,num_workers=1"],
+    "batch_size": 4,
+    "eval_source": "none",
+    "policy_config": '{"hidden_size": 32, "num_layers": 1}',
+    "world_model_config": '{"deter_size": 32, "hidden_size": 16, "depth": 8}',
+    "warmup_steps": 1,
+    "log_every": 1,
+}
+DEMONSTRATIONS = "tabletop:reach,episodes=16,seed=200000,num_workers=1"
+
+
+def recipe(name: str):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def pretrain(folder: Path, interrupt_at: int | None = None, **options):
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    module = recipe("pretrain")
+    save = module.save_checkpoint
+
+    def save_then_interrupt(accelerator, output_dir, step, loader):
+        save(accelerator, output_dir, step, loader)
+        if step == interrupt_at:
+            raise KeyboardInterrupt
+
+    module.save_checkpoint = save_then_interrupt
+    module.main(module.PretrainArgs(output_dir=str(folder), **{**SMALL, **options}))
+
+
+def finetune(folder: Path, **options):
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    module = recipe("finetune")
+    base = {"source": DEMONSTRATIONS, "batch_size": 4, "steps": 2, "warmup_steps": 1}
+    module.main(module.FinetuneArgs(output_dir=str(folder), **{**base, **options}))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{k}": v
+        for part in ("policy", "world_model")
+        for k, v in load_file(folder / part / "model.safetensors").items()
+    }
+
+
+def assert_same_weights(a: Path, b: Path):
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def four_straight(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    pretrain(folder, steps=4)
+    return folder
+
+
+def test_two_updates_and_a_resume_to_four_equal_four_straight_bit_for_bit(four_straight, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tmp_path, interrupt_at=2, steps=4, save_every=2)
+    assert (tmp_path / "step_000002").is_dir()
+    pretrain(tmp_path, steps=4, save_every=2, resume=True)
+    assert_same_weights(four_straight, tmp_path)
+
+
+def test_a_killed_run_resumes_to_the_same_result(four_straight, tmp_path):
+    flags = {**SMALL, "sources": SMALL["sources"][0], "steps": 4, "save_every": 1}
+    command = [sys.executable, str(RECIPES / "pretrain.py"), "--output_dir", str(tmp_path)]
+    command += [token for k, v in flags.items() for token in (f"--{k}", str(v))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("step_*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("step_*")), "no checkpoint was written in time"
+    pretrain(tmp_path, steps=4, save_every=1, resume=True)
+    assert_same_weights(four_straight, tmp_path)
+
+
+def test_an_output_folder_that_holds_a_run_is_not_overwritten_by_accident(four_straight):
+    with pytest.raises(FileExistsError, match="--resume"):
+        pretrain(four_straight, steps=4)
+
+
+def test_finetuning_starts_from_the_pretrained_policy_and_its_result_acts(four_straight, tmp_path):
+    finetune(
+        tmp_path,
+        pretrained=str(four_straight),
+        steps=2,
+        learning_rate=0.0,
+        vision_learning_rate=0.0,
+    )
+    before = load_file(four_straight / "policy" / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    changed = {k for k in after if not torch.equal(before[k], after[k])}
+    head = {"action_head.weight", "action_head.bias"}
+    assert changed == head | {"latent_norm.running_mean", "latent_norm.running_var"}
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    module = recipe("evaluate")
+    module.main(
+        module.EvaluateArgs(policy=str(tmp_path), output_dir=str(tmp_path / "eval"), episodes=2)
+    )
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert summary["episodes"] == 2
+    assert len((tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()) == 2
+
+
+def test_supervised_pretraining_trains_the_policy_alone(tmp_path):
+    pretrain(tmp_path, objective="supervised", sources=[DEMONSTRATIONS], steps=2)
+    assert (tmp_path / "policy").is_dir()
+    assert not (tmp_path / "world_model").exists()
+
+
+def test_averaged_weights_are_the_ones_that_are_saved(tmp_path):
+    finetune(tmp_path / "plain", steps=3)
+    finetune(tmp_path / "averaged", steps=3, ema_decay=0.9999)
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    averaged = load_file(tmp_path / "averaged" / "model.safetensors")
+    assert any(not torch.equal(plain[k], averaged[k]) for k in plain)
+
+
+def test_a_checkpoint_without_statistics_refuses_to_act(four_straight):
+    processor = LAWMProcessor.from_pretrained(four_straight, subfolder="processor")
+    policy = LAWMPolicy.from_pretrained(four_straight, subfolder="policy")
+    with pytest.raises(ValueError, match="statistics"):
+        processor.unnormalize_actions(torch.zeros(1, 10, policy.config.action_size))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        pretrain(
+            tmp_path,
+            steps=20,
+            learning_rate=1e30,
+            world_model_learning_rate=1e30,
+            warmup_steps=0,
+            max_grad_norm=1e30,
+            world_model_max_grad_norm=1e30,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy_type": "bakku"}, "policy_type"),
+        ({"objective": "latents"}, "objective"),
+        ({"sources": ["tabeltop:reach"]}, "tabletop"),
+        ({"policy_config": '{"hidden_sise": 3}'}, "hidden_size"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(tmp_path, steps=1, **options)
