@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         LAWMProcessor,
     )
 
-_MODELS = (
+__all__ = [
     "BakuConfig",
     "BakuPolicy",
     "DiffusionPolicy",
@@ -35,12 +35,11 @@ _MODELS = (
     "LAWMPolicyConfig",
     "LAWMProcessor",
     "LawmForPretraining",
-)
-__all__ = [*_MODELS, "__version__"]  # noqa: PLE0604
+]
 
 
 def __getattr__(name: str):
-    if name in _MODELS:
+    if name in __all__:
         return getattr(importlib.import_module(".models", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

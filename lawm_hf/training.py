@@ -307,7 +307,7 @@ def write_run_record(args: Any, output_dir: str | Path) -> None:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every configuration of this package shares: strict keywords, and the sizes a policy needs."""
+"""What every configuration shares: strict keywords; and the sizes that a policy needs."""
 
 import difflib
 from dataclasses import fields
