@@ -30,10 +30,11 @@ Sources are named by one string, `scheme:location[,key=value...]`, the same in r
 the command line: see `lawm_hf.data.spec`.
 """
 
+from .dataset import WindowDataset
 from .loader import WindowLoader, make_loader
 from .source import Features, Source
 from .spec import load, open_source
-from .window import WindowDataset, WindowSpec, collate
+from .window import WindowSpec, collate
 
 __all__ = [
     "Features",

@@ -23,12 +23,13 @@ from dataclasses import replace
 from typing import Any
 
 from .bridge import BridgeSource
+from .dataset import WindowDataset, iterate_windows
 from .files import LocalFiles, open_files
 from .lerobot import LeRobotSource
 from .libero import LiberoSource
 from .source import Source, pick_camera
 from .videos import FolderSource, ShardSource, SSv2Source
-from .window import WindowDataset, WindowSpec, iterate_windows
+from .window import WindowSpec
 
 logger = logging.getLogger(__name__)
 

@@ -247,12 +247,15 @@ class WindowStream(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
         info = get_worker_info()
-        worker = ((info.id if info else 0) + self.first_worker) % self.num_workers
-        part = self.rank * self.num_workers + worker
-        samples = self.positions[worker]["samples"]
         if info is not None:
             for reader in self.readers:
                 reader.source.reopen()
+        yield from self.batches(((info.id if info else 0) + self.first_worker) % self.num_workers)
+
+    def batches(self, worker: int) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+        """What one worker yields."""
+        part = self.rank * self.num_workers + worker
+        samples = self.positions[worker]["samples"]
         cursors = [
             SourceCursor(reader, self.order, part, Position(**position), self.max_bad_share)
             for reader, position in zip(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one training sample is: x_t, the frames or actions that follow it, and the instruction."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,11 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .source import BadClipError, Source, pick_camera
-
-logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 
@@ -247,53 +243,6 @@ class DecodedClip:
         positions = np.searchsorted(numbers, indices)
         assert (numbers[positions] == indices).all(), "a frame was not among those decoded"
         return pixels[positions]
-
-
-class WindowDataset(Dataset[Sample]):
-    """Every window of a source by number: for evaluation and analysis, or a sampler of your own.
-
-    A `DataLoader` over it needs `collate_fn=collate`.
-    """
-
-    def __init__(self, source: Source, window: WindowSpec, cache_bytes: int = 2 << 30):
-        self.source, self.window = source, window
-        self.reader = WindowReader(source, window, cache_bytes=cache_bytes)
-        counts = self.reader.all_num_starts()
-        if counts is None:
-            counts = np.array([self.reader.num_starts(int(clip)) for clip in source.clips])
-        self._ends = np.cumsum(counts)
-
-    @property
-    def features(self):
-        """Sizes, cameras and rate of the source."""
-        return self.source.features
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Sample:
-        """The window as tensors; raises what the reader raises on a damaged clip."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Window {index} of {len(self)}.")
-        index %= len(self)
-        position = int(np.searchsorted(self._ends, index, side="right"))
-        start = index - (int(self._ends[position - 1]) if position else 0)
-        clip = int(self.source.clips[position])
-        return to_tensors(self.reader.sample(clip, start, self.reader.decode(clip, [start])))
-
-
-def iterate_windows(source: Source, window: WindowSpec, clips: list[int]) -> Iterator[Sample]:
-    """Every window of some clips, as arrays; each clip is decoded once, damaged ones are named."""
-    reader = WindowReader(source, window)
-    for clip in clips:
-        try:
-            starts = range(reader.num_starts(clip))
-            decoded = reader.decode(clip, starts)
-        except Exception as error:
-            logger.warning("Skipped %s of %s: %s", source.clip_name(clip), source.name, error)
-            continue
-        for start in starts:
-            yield reader.sample(clip, start, decoded)
 
 
 def to_tensors(sample: Sample) -> Sample:
