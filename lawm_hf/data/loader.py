@@ -198,6 +198,10 @@ class WindowLoader:
                 merged[name] = merge_statistics([p[name] for p in parts], self.order.weights)
         return merged
 
+    def instructions(self) -> list[str]:
+        """The distinct instructions of all sources."""
+        return sorted({s.task(int(clip)) for s in self.sources for clip in s.clips})
+
     def epochs(self) -> dict[str, float]:
         """Effective epochs of each source, the mean over this process's workers."""
         return {

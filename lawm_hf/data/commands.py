@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lawm-hf data inspect SPEC` and `lawm-hf convert KIND SRC --out DIR`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+from PIL import Image
+
+from .convert import Conversion, write_lerobot, write_shards
+from .source import Source
+from .spec import open_source
+
+_SSV2_LICENCE = """Something-Something V2 is licensed for research by Qualcomm and may not be passed
+on. Keep copies private. Weights trained on it should say so."""
+_SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add `data` and `convert` to the parser of `lawm-hf`; each sets `run`."""
+    data = subparsers.add_parser("data", help="look at data").add_subparsers(required=True)
+    inspect = data.add_parser("inspect", help="what a source holds, and a contact sheet")
+    inspect.add_argument("spec", help="scheme:location[,key=value...], see lawm_hf.data.spec")
+    inspect.add_argument("--sheet", default="contact_sheet.png", help="PNG to write")
+    inspect.set_defaults(run=run_inspect)
+
+    convert = subparsers.add_parser("convert", help="rewrite a set for training")
+    convert.add_argument("kind", choices=("ssv2", "bridge", "libero", "folder", "wds", "lerobot"))
+    convert.add_argument("src", help="location[,key=value...] as in a spec")
+    convert.add_argument("--out", type=Path, required=True)
+    convert.add_argument(
+        "--format", choices=("shards", "lerobot"), help="default: shards for videos, else lerobot"
+    )
+    convert.add_argument("--image_size", type=int, help="re-encode to squares of this (even) side")
+    convert.add_argument("--resize", choices=("squash", "crop"), default="squash")
+    convert.add_argument("--clips_per_part", type=int, help="clips in a shard or mp4")
+    convert.add_argument("--num_workers", type=int, default=os.cpu_count() or 1)
+    convert.add_argument("--push-to", metavar="USER/NAME", help="upload as a private data set")
+    convert.add_argument("--public", action="store_true", help="with --push-to: not private")
+    convert.set_defaults(run=run_convert)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    """Print what the source holds, and write the contact sheet."""
+    source = open_source(args.spec)
+    for name, value in describe(source).items():
+        print(f"{name:<18}{value}")  # noqa: T201
+    contact_sheet(source).save(args.sheet)
+    print(f"{'contact sheet':<18}{args.sheet}")  # noqa: T201
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """Counts, rate, cameras, sizes and the first instruction."""
+    features, clips = source.features, source.clips
+    tasks = [source.task(int(clip)) for clip in clips]
+    if source.lengths is not None:
+        lengths, note = source.lengths[clips], ""
+    else:
+        some = clips[:: max(1, len(clips) // 50)]
+        lengths, note = np.array([source.length(int(c)) for c in some]), f" ({len(some)} looked at)"
+    return {
+        "source": source.name,
+        "clips": len(clips),
+        "frames": int(lengths.sum()) if not note else f"about {int(lengths.mean() * len(clips))}",
+        "frames per clip": f"{lengths.min()} … {lengths.mean():.1f} … {lengths.max()}{note}",
+        "rate": f"{features.fps:g} frames per second",
+        "cameras": ", ".join(features.cameras),
+        "state, action": f"{features.state_size or 'none'}, {features.action_size or 'none'}",
+        "instructions": f"{len(set(tasks))} different",
+        "first instruction": tasks[0],
+        "fingerprint": source.fingerprint(),
+    }
+
+
+def contact_sheet(source: Source) -> Image.Image:
+    """Frames, evenly spaced, of clips evenly spaced; a row each."""
+    rows = []
+    for clip in source.clips[:: max(1, len(source.clips) // _SHEET_CLIPS)][:_SHEET_CLIPS].tolist():
+        wanted = np.linspace(0, source.length(clip) - 1, _SHEET_FRAMES).round().astype(int)
+        unique, places = np.unique(wanted, return_inverse=True)
+        frames = source.decode(clip, source.features.cameras[0], unique, _SHEET_SIZE, "squash")
+        rows.append(np.concatenate(frames[places].transpose(0, 2, 3, 1), axis=1))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Convert, say what was left out, and upload if asked."""
+    source = open_source(f"{args.kind}:{args.src}")
+    kind = args.format or ("shards" if args.kind in ("ssv2", "folder", "wds") else "lerobot")
+    default_part = 1000 if kind == "shards" else 100
+    how = Conversion(
+        image_size=args.image_size,
+        resize=args.resize,
+        clips_per_part=args.clips_per_part or default_part,
+    )
+    write = write_shards if kind == "shards" else write_lerobot
+    write(source, args.out, how, args.num_workers)
+    licence = _SSV2_LICENCE if args.kind == "ssv2" else "See the licence of the original data."
+    card = f"# {source.name.partition(':')[0]}, converted by lawm_hf\n\n{licence}\n"
+    (args.out / "README.md").write_text(card)
+    skipped = [
+        line
+        for path in sorted((args.out / ".parts").glob("*.skipped"))
+        for line in path.read_text().splitlines()
+    ]
+    print(f"Wrote {len(source.clips) - len(skipped)} clips to {args.out}.")  # noqa: T201
+    for line in skipped:
+        print(f"Left out {line}")  # noqa: T201
+    if args.push_to:
+        push(args.out, args.push_to, private=not args.public)
+
+
+def push(folder: Path, repo: str, *, private: bool) -> None:
+    """Upload the folder as a data set repository; resumable."""
+    api = huggingface_hub.HfApi()
+    api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_large_folder(
+        repo_id=repo, folder_path=folder, repo_type="dataset", ignore_patterns=[".parts/*"]
+    )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the converters write is read back frame by frame, and goes on where it was cut short."""
+
+import sys
+
+import numpy as np
+import pytest
+from data_fixtures import (
+    TASKS,
+    build_bridge,
+    build_folder,
+    build_libero,
+    build_shards,
+    build_ssv2,
+    read_stamp,
+)
+from PIL import Image
+
+from lawm_hf import cli
+from lawm_hf.data import WindowSpec, load, open_source
+from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+
+WINDOW = WindowSpec(chunk_size=3, image_size=64, with_frames=True)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["lawm-hf", *map(str, arguments)])
+    cli.main()
+
+
+def check_frames(dataset, clip_of):
+    for sample in dataset:
+        _, clip, start = sample["index"].tolist()
+        last = dataset.source.length(clip) - 1
+        expected = [(clip_of(clip), min(start + k, last)) for k in range(4)]
+        assert [read_stamp(f) for f in sample["frames"]] == expected
+        assert sample["task"] == TASKS[clip_of(clip) % 3]
+
+
+@pytest.mark.parametrize("image_size", [None, 64])
+def test_ssv2_becomes_shards_as_they_are_or_encoded_anew(tmp_path, monkeypatch, image_size):
+    build_ssv2(tmp_path / "ssv2")
+    out = tmp_path / "shards"
+    options = ["--image_size", image_size] if image_size else []
+    run(
+        monkeypatch,
+        *("convert", "ssv2", tmp_path / "ssv2", "--out", out, "--num_workers", 0),
+        *("--clips_per_part", 4, *options),
+    )
+    assert [p.name for p in sorted(out.glob("*.tar"))] == ["train-00000.tar", "train-00001.tar"]
+    dataset = load(f"wds:{out}/train-*.tar", WINDOW)
+    assert len(dataset) == sum(13 + i for i in range(6))
+    check_frames(dataset, lambda clip: clip)
+    assert "licensed for research" in (out / "README.md").read_text()
+    (out / "index.jsonl").unlink()  # is only a shortcut
+    assert len(load(f"wds:{out}/train-*.tar", WINDOW)) == len(dataset)
+
+
+def test_an_interrupted_conversion_goes_on_and_another_is_refused(tmp_path, monkeypatch):
+    source = open_source(f"ssv2:{build_ssv2(tmp_path / 'ssv2')}")
+    how, opened = Conversion(clips_per_part=2), []
+    original = type(source).open
+
+    def failing(self, clip):
+        opened.append(clip)
+        if clip == 4 and len(opened) < 20:
+            raise KeyboardInterrupt
+        return original(self, clip)
+
+    monkeypatch.setattr(type(source), "open", failing)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(source, tmp_path / "out", how, num_workers=0)
+    opened.extend([0] * 20)
+    before = len(opened)
+    write_shards(source, tmp_path / "out", how, num_workers=0)
+    assert set(opened[before:]) == {4, 5}
+    check_frames(load(f"wds:{tmp_path}/out/train-*.tar", WINDOW), lambda clip: clip)
+    with pytest.raises(ValueError, match="another conversion"):
+        write_shards(source, tmp_path / "out", Conversion(), num_workers=0)
+
+
+@pytest.mark.parametrize("kind", ["bridge", "libero"])
+def test_robot_sets_become_lerobot_with_their_actions(tmp_path, kind, monkeypatch):
+    build = {"bridge": build_bridge, "libero": build_libero}[kind]
+    original = open_source(f"{kind}:{build(tmp_path / 'raw')}")
+    out = tmp_path / "lerobot"
+    run(
+        monkeypatch,
+        *("convert", kind, tmp_path / "raw", "--out", out, "--num_workers", 0),
+        *("--image_size", 96, "--clips_per_part", 2),
+    )
+    source = open_source(f"lerobot:{out}")
+    assert source.lengths.tolist() == [original.length(int(c)) for c in original.clips]
+    for clip in source.clips.tolist():
+        for ours, theirs in zip(source.low_dim(clip), original.low_dim(clip), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert source.task(clip) == original.task(clip)
+        everything = np.arange(source.length(clip))
+        for c, camera in enumerate(source.features.cameras):
+            frames = source.decode(clip, camera, everything, 96, "squash")
+            lag = int(kind == "bridge" and clip == 3)
+            stamps = [(clip + 100 * c, t + lag) for t in everything]
+            assert [read_stamp(f) for f in frames] == stamps
+    for name, stats in original.stats().items():
+        np.testing.assert_allclose(source.stats()[name]["std"], stats["std"], rtol=1e-4)
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path, monkeypatch, capsys):
+    root = build_folder(tmp_path / "videos")
+    broken = sorted(root.rglob("*.mp4"))[1]
+    broken.write_bytes(broken.read_bytes()[:500])
+    run(
+        monkeypatch,
+        *("convert", "folder", root, "--out", tmp_path / "out", "--num_workers", 0),
+    )
+    printed = capsys.readouterr().out
+    assert "Wrote 2 clips" in printed
+    assert f"Left out deep/{broken.name}" in printed
+    assert len(open_source(f"wds:{tmp_path}/out/train-*.tar").clips) == 2
+
+
+def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo, **options):
+            calls.append((repo, options["private"]))
+
+        def upload_large_folder(self, **options):
+            calls.append(options["ignore_patterns"])
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    build_folder(tmp_path / "videos", 1)
+    common = ["convert", "folder", tmp_path / "videos", "--num_workers", 0, "--push-to", "me/set"]
+    run(monkeypatch, *common, "--out", tmp_path / "a")
+    run(monkeypatch, *common, "--out", tmp_path / "b", "--public")
+    assert calls == [("me/set", True), [".parts/*"], ("me/set", False), [".parts/*"]]
+
+
+def test_inspect_prints_the_facts_and_draws_a_contact_sheet(tmp_path, monkeypatch, capsys):
+    spec = f"wds:{build_shards(tmp_path / 'wds')}/*.tar"
+    run(monkeypatch, "data", "inspect", spec, "--sheet", tmp_path / "sheet.png")
+    printed = capsys.readouterr().out
+    assert "clips             6" in printed
+    assert TASKS[0] in printed
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 96, 6 * 96)
+
+
+@pytest.mark.slow
+def test_conversion_in_processes_and_lerobot_itself_agree(tmp_path):
+    lerobot = pytest.importorskip("lerobot.datasets")
+    source = open_source(f"libero:{build_libero(tmp_path / 'raw')}")
+    how = Conversion(image_size=96, clips_per_part=2)
+    out = write_lerobot(source, tmp_path / "out", how, num_workers=2)
+    theirs = lerobot.LeRobotDataset("me/set", root=out, video_backend="pyav")
+    ours = open_source(f"lerobot:{out}")
+    for item in theirs:
+        clip, t = int(item["episode_index"]), int(item["frame_index"])
+        frame = (item["observation.images.image"] * 255).round().byte().numpy()
+        assert read_stamp(frame) == (clip, t)
+        np.testing.assert_allclose(item["action"], ours.low_dim(clip)[1][t])
+        assert item["task"] == ours.task(clip)
