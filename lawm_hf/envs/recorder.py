@@ -235,7 +235,7 @@ def _record(world: Tabletop, job: _Job, seed: int) -> Episode | None:
     vectors: dict[str, list[np.ndarray]] = {"observation.state": [], "action": []}
     truth: dict[str, list] = {}
     for step in range(suite.max_steps):
-        action = expert.action()
+        action = expert.action().astype(np.float32)  # As stored: replays are exact.
         if job.max_frames is None or step < job.max_frames:
             for view, frames in views.items():
                 frames.append(world.render(view))

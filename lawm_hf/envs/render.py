@@ -47,6 +47,7 @@ class RayRenderer:
         self._light = light / np.sqrt((light * light).sum())
         self._half_width = float(np.tan(np.deg2rad(model.cam_fovy[self.camera]) / 2))
         self._axis = (2 * (np.arange(size) + 0.5) / size - 1) * self._half_width
+        self._length = np.sqrt(self._axis**2 + self._axis[:, None] ** 2 + 1)  # Of a pixel's ray.
         self._geom = np.zeros(size * size, np.int32)
         self._distance = np.zeros(size * size)
         self._normal = np.zeros(3 * size * size)
@@ -98,10 +99,13 @@ class RayRenderer:
         return picture
 
     def _rays(self, data: mujoco.MjData) -> np.ndarray:
-        """Directions of the pixels' rays in the world, `(3, H*W)`, of any length."""
+        """Directions of the pixels' rays in the world, of unit length, `(H*W, 3)`."""
         right, up, backward = data.cam_xmat[self.camera].reshape(3, 3).T
         x, y = self._axis, -self._axis[:, None]
-        return np.stack([(x * right[i] + (y * up[i] - backward[i])).reshape(-1) for i in range(3)])
+        rays = np.empty((self.size, self.size, 3))
+        for i in range(3):
+            rays[..., i] = (x * right[i] + (y * up[i] - backward[i])) / self._length
+        return rays.reshape(-1, 3)
 
     def _table(self, data: mujoco.MjData, rays: np.ndarray) -> np.ndarray:
         """The empty table and the floor beyond it, uint8 `(H*W, 3)`."""
@@ -109,8 +113,8 @@ class RayRenderer:
         shade = ambient + (1 - ambient) * self._light[2]
         palette = _to_bytes(np.array([*self.look.table_colors, _FLOOR_COLOR]) * shade)
         origin = data.cam_xpos[self.camera]
-        scale = -origin[2] / np.minimum(rays[2], -1e-6)
-        x, y = origin[0] + scale * rays[0], origin[1] + scale * rays[1]
+        scale = -origin[2] / np.minimum(rays[:, 2], -1e-6)
+        x, y = origin[0] + scale * rays[:, 0], origin[1] + scale * rays[:, 1]
         tile_x, tile_y = self.look.table_tile
         index = (np.floor(x / tile_x) + np.floor(y / tile_y)).astype(np.int64) & 1
         index[np.maximum(np.abs(x), np.abs(y)) > TABLE_HALF_SIZE] = 2
@@ -129,12 +133,18 @@ class RayRenderer:
         count = len(where)
         if count == 0:
             return where, np.zeros((0, 3)), np.zeros((0, 3))
-        x, y, z = rays[:, where]
-        unit = np.stack([x, y, z], axis=-1) / np.sqrt(x * x + y * y + z * z)[:, None]
         is_cast = np.zeros(6, np.uint8)
         is_cast[list(groups)] = 1
         mujoco.mj_multiRay(
-            *(self.model, data, data.cam_xpos[self.camera], unit.reshape(-1), is_cast, 1, -1),
+            *(
+                self.model,
+                data,
+                data.cam_xpos[self.camera],
+                rays[where].reshape(-1),
+                is_cast,
+                1,
+                -1,
+            ),
             *(self._geom[:count], self._distance[:count], self._normal[: 3 * count], count, _FAR),
         )
         hit = np.flatnonzero(self._geom[:count] >= 0)
