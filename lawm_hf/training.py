@@ -69,6 +69,34 @@ class ResumableLoader(Protocol):
         ...
 
 
+class FocusedLoader:
+    """Batches of one loader first, then of another; its position is that of both.
+
+    Finetuning starts on the first frames of each episode: there the instruction decides where to
+    go. Among all frames they are few, and words bind to objects late or never (`docs` in README).
+    """
+
+    def __init__(self, focus: Any, full: Any, focus_batches: int):
+        self.loaders, self.focus_batches, self.count = (focus, full), focus_batches, 0
+
+    def __iter__(self):
+        streams = [iter(loader) for loader in self.loaders]
+        while True:
+            batch = next(streams[self.count >= self.focus_batches])
+            self.count += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position after the last batch that was handed out."""
+        return {"count": self.count, "loaders": [x.state_dict() for x in self.loaders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self.count = state["count"]
+        for loader, position in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(position)
+
+
 def make_accelerator(args: TrainingArgs) -> Accelerator:
     """The accelerator of a recipe, seeded, and on a CPU with all its cores.
 

@@ -9,7 +9,7 @@ The world model is left behind and the last action layer is re-initialised (pape
 Writes a folder for `LAWMPolicy.from_pretrained` and `LAWMProcessor.from_pretrained`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from lawm_hf.data import WindowSpec, make_loader
 from lawm_hf.hub import push_run
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import (
+    FocusedLoader,
     ProgressLog,
     TrainingArgs,
     check_finite,
@@ -48,6 +49,8 @@ class FinetuneArgs(TrainingArgs):
     text_encoder: str = arg("hashing", "from scratch: hashing, or a transformers text model id")
     views: list[str] = arg([], "cameras, the main one first; all by default")
     resize: str = arg("squash", "squash (as the authors) or crop")
+    focus_steps: int = arg(0, "first updates that draw only the first frames of each episode")
+    focus_max_start: int = arg(6, "last of these frames")
     augment: bool = arg(True, "random shift and colour jitter")
     ema_decay: float = arg(0.0, "highest decay of averaged weights, which are then saved; 0: off")
     steps: int = arg(500, "updates of the optimiser")
@@ -84,16 +87,21 @@ def main(args: FinetuneArgs) -> None:
         views=tuple(args.views) or None,
         with_actions=True,
     )
-    loader = make_loader(
-        [args.source],
-        window,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        num_workers=args.num_workers,
+    full, focus = (
+        make_loader(
+            [args.source],
+            w,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=args.num_workers,
+        )
+        for w in (window, replace(window, max_start=args.focus_max_start))
     )
-    processor.set_statistics(loader.stats())
+    loader = FocusedLoader(focus, full, args.focus_steps * args.gradient_accumulation_steps)
+    processor.set_statistics(full.stats())
+    processor.center_tasks(full.instructions())
 
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
     groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowSpec, make_loader
 from lawm_hf.hub import push_run
@@ -38,6 +39,10 @@ class PretrainArgs(TrainingArgs):
     """Arguments of `recipes/pretrain.py`."""
 
     output_dir: str = arg("outputs/pretrain", "where checkpoints, logs and results go")
+    steps: int = arg(1000, "updates of the optimiser")
+    batch_size: int = arg(48, "windows per process and micro-batch")
+    learning_rate: float = arg(3e-4, "peak learning rate of the policy")
+    vision_learning_rate: float = arg(1e-3, "peak learning rate of the policy's vision encoder")
     sources: list[str] = arg(
         ["tabletop:reach,episodes=4000,actions=false,views=front"],
         "video sources (lawm_hf.data.spec)",
@@ -59,6 +64,7 @@ class PretrainArgs(TrainingArgs):
     world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model")
     world_model_max_grad_norm: float = arg(100.0, "clip the world model's gradient to this norm")
     shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
+    report_every: int = arg(400, "updates between two pictures of imagined frames; 0: at the end")
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
 
 
@@ -115,6 +121,7 @@ def main(args: PretrainArgs) -> None:
         world_size=accelerator.num_processes,
         num_workers=args.num_workers,
     )
+    processor.center_tasks(loader.instructions())
     if not latent:
         processor.set_statistics(loader.stats())
 
@@ -131,6 +138,10 @@ def main(args: PretrainArgs) -> None:
 
     first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
     batches = iter(loader)
+    report = None
+    if latent and args.eval_source != "none" and accelerator.is_main_process:
+        places = (args.eval_source, args.sources, window, processor, args.output_dir)
+        report = LatentReport(*places)
     log = ProgressLog(accelerator, args, first, "pretrain")
     model.train()
     for step in range(first + 1, args.steps + 1):
@@ -155,6 +166,8 @@ def main(args: PretrainArgs) -> None:
             values["reconstruction"] = outputs.reconstruction_loss
             values["kl"] = outputs.kl_loss
         log.update(step, values)
+        if report and args.report_every and step % args.report_every == 0 and step < args.steps:
+            report.strip(accelerator.unwrap_model(model), f"strip_{step:06d}")
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
     log.close()
@@ -165,10 +178,9 @@ def main(args: PretrainArgs) -> None:
         folder = Path(args.output_dir)
         model.save_pretrained(folder if latent else folder / "policy")
         processor.save_pretrained(folder / "processor")
-        if latent and args.eval_source != "none":
-            from lawm_hf.health import report_latents
-
-            report_latents(model, processor, args, window)
+        if report is not None:
+            accelerator.print(report.health(model))
+            accelerator.print(f"See {report.strip(model, 'strip')}")
         if args.push_to_hub:
             push_run(folder, args.push_to_hub)
     accelerator.end_training()
