@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 
+# Unused here, but transformers loads remote code from a folder with direct imports only.
+from .configuration_lawm import LAWMPolicyConfig  # noqa: F401
 from .configuration_vision import VisionPolicyConfig
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -55,7 +57,7 @@ class DiffusionPolicyConfig(VisionPolicyConfig):
     num_inference_steps: int = 10
     sampler: Literal["ddim", "ddpm"] = "ddim"
     latent_generator: Literal["ddim", "authors"] = "ddim"
-    num_latent_steps: int = 2
+    num_latent_steps: int = 1
 
     def validate_unet(self):
         """Sizes suit GroupNorm with 8 groups and symmetric convolutions."""

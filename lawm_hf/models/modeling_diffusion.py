@@ -47,6 +47,7 @@ class DiffusionPolicy(LAWMPolicy):
 
     config_class = DiffusionPolicyConfig
     config: DiffusionPolicyConfig
+    latent_start: Tensor
     action_head_prefixes = ("unet.head",)
     vision_parameter_prefixes = ("vision",)
 
@@ -68,6 +69,8 @@ class DiffusionPolicy(LAWMPolicy):
             step_embed_size=config.step_embed_size,
         )
         self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
+        # One draw of the sampler's starting noise: where every chunk of latent actions starts.
+        self.register_buffer("latent_start", torch.empty(config.chunk_size, config.action_size))
         self.post_init()
 
     @torch.no_grad()
@@ -82,8 +85,10 @@ class DiffusionPolicy(LAWMPolicy):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, LatentNorm):
-            init.zeros_(module.get_buffer("running_mean"))
-            init.ones_(module.get_buffer("running_var"))
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+        elif module is self:
+            init.normal_(self.latent_start)
         init_vision_weights(module)
 
     @cached_property
@@ -198,9 +203,9 @@ class DiffusionPolicy(LAWMPolicy):
     def generate_latents(self, condition: Tensor) -> Tensor:
         """Latent actions `(B, N, A)` in [-1, 1] from a condition, with gradient.
 
-        Differentiable DDIM from the mode of the prior, the chunk of zeros, in `num_latent_steps`
-        calls of the U-Net, in the middle of as many equal parts of the schedule: at its noisy end
-        an error of the predicted noise is multiplied by 2000, at its clean end it hardly counts.
+        Differentiable DDIM from always the same noise, in `num_latent_steps` calls of the U-Net,
+        in the middle of as many equal parts of the schedule: at its noisy end an error of the
+        predicted noise is multiplied by 2000, at its clean end it hardly counts.
         Estimates of the clean chunk are bounded by tanh, not clipped, which would stop gradients.
         Nothing is random, so an observation always has the same latent actions (in training, up
         to the batch statistics of `latent_norm="batch"`).
@@ -215,7 +220,7 @@ class DiffusionPolicy(LAWMPolicy):
             return (noise - self._predict(noise, config.num_train_timesteps - 1, condition)).tanh()
         width = config.num_train_timesteps / config.num_latent_steps
         steps = [int((k + 0.5) * width) for k in reversed(range(config.num_latent_steps))]
-        sample = condition.new_zeros(shape)
+        sample = self.latent_start.to(condition.dtype).expand(shape)
         for step, next_step in itertools.pairwise(steps):
             clean = self._predict_clean(sample, step, condition).tanh()
             signal, noise = self._rates(step)
