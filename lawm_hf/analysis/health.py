@@ -228,7 +228,8 @@ def untrained_copy(policy: LAWMPolicy, clips: Clips, seed: int = 0) -> LAWMPolic
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(policy)(copy.deepcopy(policy.config)).to(policy.device)
+        fresh = type(policy)(copy.deepcopy(policy.config))
+        nn.Module.to(fresh, policy.device)
         norms = [module for module in fresh.modules() if isinstance(module, LatentNorm)]
         fresh.train()
         for number, batch in enumerate(clips.batches if norms else []):
@@ -274,7 +275,7 @@ def swap_partners(episodes: np.ndarray, seed: int = 0) -> np.ndarray:
 @torch.no_grad()
 def _prediction_errors(
     world_model: Any, clips: Clips, latents: Tensor, seed: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Losses under own and swapped latents, and the error of copying `x_t`."""
     swapped = latents[torch.from_numpy(swap_partners(clips.episodes, seed))]
     generator = torch.Generator().manual_seed(seed)
