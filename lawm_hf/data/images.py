@@ -16,6 +16,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .source import BadClipError, Resize
 
+_LARGEST_GAP = 2.5  # between two frames of a sound video, in median intervals
+
 
 def fitted_size(width: int, height: int, size: int, resize: Resize) -> tuple[int, int]:
     """Width and height to scale to, before any cropping."""
@@ -125,6 +127,8 @@ class Video:
                 break
         else:
             raise BadClipError(f"the video ends before {time * self.time_base:.3f} s")
+        if frame.is_corrupt:
+            raise BadClipError(f"the frame at {time * self.time_base:.3f} s is damaged")
         if frame.pts > time + tolerance:
             raise BadClipError(f"no frame at {time * self.time_base:.3f} s")
         width, height = fitted_size(frame.width, frame.height, size, resize)
@@ -152,4 +156,10 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
         raise BadClipError("no frames")
     times = np.array([p[0] for p in packets], np.int64)
     keyframes = np.sort(times[np.array([p[1] for p in packets])])
-    return np.sort(times), keyframes, time_base
+    times = np.sort(times)
+    steps = np.diff(times)
+    # A demuxer steps over damage in silence; frames are missing, and all later ones misnumbered.
+    if len(steps) and steps.max() > _LARGEST_GAP * np.median(steps):
+        at = times[steps.argmax()] * time_base
+        raise BadClipError(f"{steps.max() * time_base:.2f} s without a frame after {at:.2f} s")
+    return times, keyframes, time_base

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd  # comes with `datasets`
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -119,9 +120,8 @@ def _episode_row(
 
 def _write_tasks(tasks: dict[str, int], path: Path) -> None:
     """LeRobot reads this table with pandas, the sentence being its index."""
-    table = pa.table({"task_index": list(tasks.values()), "task": list(tasks)})
-    index = {"index_columns": ["task"], "columns": [], "column_indexes": []}
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), path)
+    index = pd.Index(list(tasks), name="task")
+    pd.DataFrame({"task_index": list(tasks.values())}, index=index).to_parquet(path)
 
 
 def _listed(stats: dict[str, np.ndarray], count: int) -> dict[str, Any]:

@@ -120,7 +120,8 @@ class SourceCursor:
                 except Exception as raised:
                     error = self._warn(clip, raised)
             at.bad += 1
-            if at.seen >= _MIN_SEEN and at.bad > self.max_bad_share * at.seen:
+            # All bad is never accepted: there would be nothing to wait for.
+            if at.seen >= _MIN_SEEN and at.bad > min(self.max_bad_share, 0.999) * at.seen:
                 raise RuntimeError(
                     f"{at.bad} of {at.seen} windows of {self.reader.source.name} are bad, more "
                     f"than `max_bad_share` {self.max_bad_share} allows. The last one, "
