@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -39,6 +39,12 @@ class ChunkAggregator:
     def __init__(
         self, aggregation: Aggregation = "uniform", n_action_steps: int = 1, decay: float = 0.3
     ):
+        if aggregation not in get_args(Aggregation):
+            raise ValueError(
+                f"`aggregation` must be one of {get_args(Aggregation)}, got {aggregation!r}."
+            )
+        if n_action_steps < 1:
+            raise ValueError(f"`n_action_steps` must be at least 1, got {n_action_steps}.")
         self.aggregation, self.n_action_steps, self.decay = aggregation, n_action_steps, decay
         self.reset()
 
