@@ -6,6 +6,8 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 
+# Unused here, but transformers loads remote code from a folder with direct imports only.
+from .configuration_lawm import LAWMPolicyConfig  # noqa: F401
 from .configuration_vision import VisionPolicyConfig
 
 _PRESETS: dict[str, dict[str, Any]] = {

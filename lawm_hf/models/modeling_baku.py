@@ -73,7 +73,7 @@ class BakuPolicy(LAWMPolicy):
         self.language = nn.Linear(config.task_embed_size, size)
         if config.state_size:
             self.proprioception = nn.Sequential(
-                nn.Linear(config.state_size, size), nn.ReLU(), nn.Linear(size, size)
+                nn.Linear(config.state_size, size), nn.GELU(), nn.Linear(size, size)
             )
         # One place each: instruction, views, state. The action token is a place of its own.
         self.places = nn.Parameter(torch.empty(config.num_views + 2, size))
@@ -81,7 +81,7 @@ class BakuPolicy(LAWMPolicy):
         self.blocks = nn.ModuleList([TransformerBlock(config) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(size)
         self.head = nn.Sequential(
-            nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()
+            nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.GELU()
         )
         self.action_head = nn.Linear(size, config.chunk_size * config.action_size)
         self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
@@ -123,14 +123,15 @@ class BakuPolicy(LAWMPolicy):
         if view_mask is None:
             view_mask = present.expand(-1, num_views)
         # Emptied before encoding: masked attention alone would let a NaN through.
-        views = pixel_values.masked_fill(~view_mask[:, :, None, None, None], 0)
-        task = F.normalize(task_embeds, dim=-1)
+        views = pixel_values.masked_fill(~view_mask[:, :, None, None, None], 0).to(self.dtype)
+        task = F.normalize(task_embeds, dim=-1).to(self.dtype)
         tokens = [self.language(task)[:, None], self.vision(views, task)]
         visible = [present, view_mask]
         places = [self.places[: 1 + num_views]]
         if state is not None and self.config.state_size:
             state_mask = present if state_mask is None else state_mask[:, None]
-            tokens.append(self.proprioception(state.masked_fill(~state_mask, 0))[:, None])
+            state = state.masked_fill(~state_mask, 0).to(self.dtype)
+            tokens.append(self.proprioception(state)[:, None])
             visible.append(state_mask)
             places.append(self.places[-1:])
         inputs = torch.cat(tokens, dim=1) + torch.cat(places)

@@ -112,7 +112,6 @@ class FilmVisionEncoder(nn.Module):
 
     def __init__(self, config: VisionPolicyConfig):
         super().__init__()
-        self.backbone_weights = config.backbone_weights
         channels, code_size = config.encoder_channels[0], config.task_code_size
         self.task_code = nn.Linear(config.task_embed_size, code_size, bias=False)
         if config.stem == "resnet":
@@ -136,9 +135,12 @@ class FilmVisionEncoder(nn.Module):
         self.pooling = KeypointPooling(code_size, channels, config.num_keypoints)
         self.output = nn.Sequential(
             nn.Linear(self.pooling.output_size, config.hidden_size),
-            nn.ReLU(),
+            nn.GELU(),
             nn.Linear(config.hidden_size, config.hidden_size),
         )
+        # `from_pretrained` builds on the meta device: it has weights of its own.
+        if config.backbone_weights is not None and not self.task_code.weight.is_meta:
+            load_backbone(self, config.backbone_weights)
 
     def forward(self, images: Tensor, task: Tensor) -> Tensor:
         """Encode views.
@@ -161,10 +163,9 @@ class FilmVisionEncoder(nn.Module):
 
 
 def init_vision_weights(module: nn.Module) -> None:
-    """Initialise a module of the vision encoder; others are left alone.
+    """Initialise a convolution or norm of the vision encoder, for a policy's `_init_weights`.
 
-    Call it last in a policy's `_init_weights`: transformers visits children before their parents,
-    so that what a parent sets here stands.
+    Linear layers are the policy's affair.
     """
     if isinstance(module, nn.Conv2d):
         init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -173,18 +174,6 @@ def init_vision_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.GroupNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
-    elif isinstance(module, Film):
-        init.normal_(module.linear.weight, std=0.02)
-        init.zeros_(module.linear.bias)
-    elif isinstance(module, KeypointPooling):
-        # Logits of about unit variance: layer-normed features have length sqrt(C), codes 1.
-        init.normal_(module.query.weight, std=0.4 * module.channels**-0.5)
-        init.normal_(module.query.bias, std=0.3 * module.channels**-0.5)
-    elif isinstance(module, FilmVisionEncoder):
-        init.normal_(module.task_code.weight, std=module.task_code.out_features**-0.5)
-        # Transformers does not come here when it has loaded the encoder from a checkpoint.
-        if module.backbone_weights is not None:
-            load_backbone(module, module.backbone_weights)
 
 
 def load_backbone(encoder: FilmVisionEncoder, source: str) -> None:
@@ -217,4 +206,7 @@ def load_backbone(encoder: FilmVisionEncoder, source: str) -> None:
                 "`encoder_depths`."
             )
         for target, weight in zip(targets, sources, strict=True):
-            init.copy_(target, weight)
+            with torch.no_grad():
+                target.copy_(weight)
+            # What `transformers.initialization` looks at: `post_init` then leaves the weight alone.
+            target._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
