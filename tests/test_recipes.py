@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
+from lawm_hf.hub import push_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {
@@ -181,3 +182,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_wrong_option_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         pretrain(tmp_path, steps=1, **options)
+
+
+def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
+    four_straight, monkeypatch
+):
+    uploaded = {}
+    monkeypatch.setattr("lawm_hf.hub.HfApi.create_repo", lambda self, *a, **k: uploaded.update(k))
+    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
+    push_run(four_straight, "me/tabletop")
+    assert uploaded["private"] is True
+    assert any(pattern.startswith("step_") for pattern in uploaded["ignore_patterns"])
+    card = (four_straight / "README.md").read_text()
+    assert "library_name: lawm_hf" in card
+    assert 'LAWMPolicy.from_pretrained("me/tabletop", subfolder="policy")' in card
+    assert "tabletop:reach" in card
