@@ -15,8 +15,8 @@ _TEMPLATES = (
     Path(__file__).parent.parent / "model_cards" / "template.md",
 )
 _SSV2_NOTE = (
-    "Something-Something v2 is licensed for research use only and may not be redistributed; weights "
-    "trained on it should not be used commercially."
+    "Something-Something v2 is licensed for research use only and may not be redistributed; "
+    "weights trained on it should not be used commercially."
 )
 
 

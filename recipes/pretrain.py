@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_args, parse_json_options
-from lawm_hf.data import WindowSpec, make_loader
+from lawm_hf.data import WindowLoader, WindowSpec, make_loader
 from lawm_hf.hub import push_run
 from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
 from lawm_hf.training import (
@@ -97,21 +98,18 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     return LawmForPretraining(policy, DreamerV3WorldModel(config)), processor
 
 
-def main(args: PretrainArgs) -> None:
-    """Train, and show what was learned."""
-    accelerator = make_accelerator(args)
-    latent = args.objective == "latent"
-    model, processor = build_model(args)
+def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
+    """Windows of video for this process; of actions for the supervised baseline."""
     window = WindowSpec(
         chunk_size=args.chunk_size,
         image_size=args.image_size,
         frame_interval_s=args.frame_interval_s or None,
         resize=args.resize,
-        with_frames=latent,
-        with_actions=not latent,
+        with_frames=args.objective == "latent",
+        with_actions=args.objective == "supervised",
         max_start=None if args.max_start < 0 else args.max_start,
     )
-    loader = make_loader(
+    return make_loader(
         args.sources,
         window,
         weights=args.weights or None,
@@ -121,9 +119,21 @@ def main(args: PretrainArgs) -> None:
         world_size=accelerator.num_processes,
         num_workers=args.num_workers,
     )
+
+
+def main(args: PretrainArgs) -> None:
+    """Train, and show what was learned."""
+    accelerator = make_accelerator(args)
+    model, processor = build_model(args)
+    loader = build_loader(args, accelerator)
     processor.center_tasks(loader.instructions())
+    latent, report = args.objective == "latent", None
     if not latent:
         processor.set_statistics(loader.stats())
+    elif args.eval_source != "none" and accelerator.is_main_process:
+        report = LatentReport(
+            args.eval_source, args.sources, loader.window, processor, args.output_dir
+        )
 
     policy = model.policy if latent else model
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
@@ -138,21 +148,15 @@ def main(args: PretrainArgs) -> None:
 
     first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
     batches = iter(loader)
-    report = None
-    if latent and args.eval_source != "none" and accelerator.is_main_process:
-        places = (args.eval_source, args.sources, window, processor, args.output_dir)
-        report = LatentReport(*places)
     log = ProgressLog(accelerator, args, first, "pretrain")
     model.train()
     for step in range(first + 1, args.steps + 1):
         for _ in range(args.gradient_accumulation_steps):
-            raw = next(batches)
+            raw = to_device(next(batches), accelerator.device)
             if args.shuffle_instructions:
-                order = torch.randperm(len(raw["task"])).tolist()
-                raw["task"] = [raw["task"][i] for i in order]
-            batch = processor(**to_device(raw, accelerator.device))
+                raw["task"] = [raw["task"][i] for i in torch.randperm(len(raw["task"])).tolist()]
             with accelerator.accumulate(model):
-                outputs = model(**batch)
+                outputs = model(**processor(**raw))
                 check_finite(outputs.loss, step)
                 accelerator.backward(outputs.loss)
                 values = {"loss": outputs.loss}
@@ -172,21 +176,29 @@ def main(args: PretrainArgs) -> None:
             save_checkpoint(accelerator, args.output_dir, step, loader)
     log.close()
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
-
-    model = accelerator.unwrap_model(model)
     if accelerator.is_main_process:
-        folder = Path(args.output_dir)
-        model.save_pretrained(folder if latent else folder / "policy")
-        processor.save_pretrained(folder / "processor")
-        if report is not None:
-            accelerator.print(report.health(model))
-            accelerator.print(f"See {report.strip(model, 'strip')}")
-        if args.push_to_hub:
-            push_run(folder, args.push_to_hub)
+        save(accelerator.unwrap_model(model), processor, report, args)
     accelerator.end_training()
 
 
-def clip(accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
+def save(
+    model: torch.nn.Module,
+    processor: LAWMProcessor,
+    report: LatentReport | None,
+    args: PretrainArgs,
+) -> None:
+    """Write the result, show what the latents have learned, and share it if asked to."""
+    folder = Path(args.output_dir)
+    model.save_pretrained(folder / "policy" if args.objective == "supervised" else folder)
+    processor.save_pretrained(folder / "processor")
+    if report is not None:
+        print(report.health(model))  # noqa: T201
+        print(f"See {report.strip(model, 'strip')}")  # noqa: T201
+    if args.push_to_hub:
+        push_run(folder, args.push_to_hub)
+
+
+def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
     """Clip policy and world model apart: their gradient norms differ by orders of magnitude."""
     model = accelerator.unwrap_model(model)
     if args.objective != "latent":

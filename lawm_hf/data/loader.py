@@ -148,6 +148,11 @@ class WindowLoader:
         return {"samples": 0, "sources": [dict(at) for _ in self.readers]}
 
     @property
+    def window(self) -> WindowSpec:
+        """What a sample is."""
+        return self.readers[0].window
+
+    @property
     def sources(self) -> list[Source]:
         """The opened sources."""
         return [reader.source for reader in self.readers]
