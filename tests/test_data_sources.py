@@ -24,6 +24,7 @@ from data_fixtures import (
 )
 
 from lawm_hf.data import WindowSpec, load, make_loader, open_source
+from lawm_hf.data.libero import instruction, suite_tasks
 from lawm_hf.data.source import merge_statistics, statistics
 
 FORMATS = [
@@ -96,6 +97,23 @@ def test_libero_pairs_a_picture_with_the_action_that_follows_it(specs):
         assert sample["task"] == TASKS[1]
     with_last = load(specs["libero"], WindowSpec(chunk_size=1))
     assert len(with_last) == sum(11 + i for i in range(3))  # the last picture has no action
+
+
+def test_a_libero_suite_is_found_by_its_instructions(tmp_path):
+    tasks = ["Open the middle drawer of the cabinet", "put both moka pots on the stove"]
+    root = build_lerobot(tmp_path / "set", "v2.0", num_episodes=4, tasks=tasks)
+    assert open_source(f"lerobot:{root},suite=libero_goal").clips.tolist() == [0, 2]
+    assert open_source(f"lerobot:{root},suite=libero_10").clips.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="is one of libero_object"):
+        open_source(f"lerobot:{root},suite=libero_object")
+    with pytest.raises(ValueError, match="there are libero_spatial"):
+        open_source(f"lerobot:{root},suite=libero_gaol")
+
+
+def test_libero_says_what_the_benchmark_says_not_what_the_file_holds():
+    name = "libero_90/KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet_demo.hdf5"
+    assert instruction(name) == "close the top drawer of the cabinet"
+    assert instruction(name) in suite_tasks("libero_90")
 
 
 def test_libero_orientation_is_explicit(specs):

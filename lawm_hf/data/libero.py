@@ -59,14 +59,13 @@ class LiberoSource(Source):
         for path in paths:
             try:
                 data = self._open(path)["data"]
-                task = _instruction(data.attrs.get("problem_info"), path)
                 demos = sorted(data, key=lambda name: int(name.rpartition("_")[2]))
                 found = [(path, demo, len(data[demo]["actions"]) - 1) for demo in demos]
             except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py raises any
                 logger.warning("Skipped all of %s: %s", path, error)
                 continue
             self._demos += [row[:2] for row in found]
-            self._tasks += [task] * len(found)
+            self._tasks += [instruction(path)] * len(found)
             lengths += [row[2] for row in found]
         if not lengths:
             raise ValueError(f"None of the {len(paths)} files of {self.name} can be read.")
@@ -123,12 +122,23 @@ class LiberoSource(Source):
         return state[:-1].astype(np.float32), demo["actions"][1:].astype(np.float32)
 
 
-def _instruction(problem_info: Any, path: str) -> str:
-    """The sentence in the file, else the one in its name."""
-    if problem_info is not None:
-        sentence = json.loads(problem_info).get("language_instruction", "")
-        sentence = " ".join(sentence) if isinstance(sentence, list) else sentence
-        if sentence:
-            return sentence.strip().strip('"')
+def instruction(path: str) -> str:
+    """The sentence in the file's name: what LIBERO's benchmark, hence every evaluation, says.
+
+    The sentence inside the file is another one for 29 of the 130 tasks ("Pick the akita black bowl
+    …"): it is the one of the scene's definition.
+    """
     stem = re.sub(r"^.*SCENE\d+_", "", Path(path).stem.removesuffix("_demo"))
-    return stem.replace("_", " ")
+    return stem.replace("_", " ").lower()
+
+
+def suite_tasks(suite: str) -> frozenset[str]:
+    """The instructions of a suite, to find it in a set that mixes suites.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    suites = json.loads(Path(__file__).with_name("libero_suites.json").read_text())
+    if suite not in suites:
+        raise ValueError(f"No LIBERO suite `{suite}`; there are {', '.join(suites)}.")
+    return frozenset(suites[suite])

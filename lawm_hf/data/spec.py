@@ -3,6 +3,7 @@
 
     tabletop:SUITE[,episodes=N,domain=hand,actions=false,…]   the embedded tabletop, recorded once
     lerobot:DIR_OR_REPO[/folder][,revision=,action=,state=]   LeRobot v2.0, v2.1, v3.0
+    lerobot:…,suite=libero_goal                               the episodes of a LIBERO suite
     ssv2:DIR[,split=validation]                               Something-Something v2 as handed out
     wds:DIR_OR_hf://REPO/train-*.tar                          tar shards of videos
     bridge:DIR[,frame_order=,actions=false]                   BridgeData V2, raw
@@ -26,7 +27,7 @@ from .bridge import BridgeSource
 from .dataset import WindowDataset, iterate_windows
 from .files import LocalFiles, open_files
 from .lerobot import LeRobotSource
-from .libero import LiberoSource
+from .libero import LiberoSource, suite_tasks
 from .source import Source, pick_camera
 from .videos import FolderSource, ShardSource, SSv2Source
 from .window import WindowSpec
@@ -137,9 +138,17 @@ def _lerobot(
     revision: str | None = None,
     action: str | None = None,
     state: str | None = None,
+    suite: str | None = None,
 ) -> Source:
     files = open_files(location, revision)
-    return LeRobotSource(files, f"lerobot:{location}", action=action, state=state)
+    source = LeRobotSource(files, f"lerobot:{location}", action=action, state=state)
+    if suite is not None:
+        wanted = suite_tasks(suite)
+        found = [source.task(int(clip)).lower() in wanted for clip in source.clips]
+        if not any(found):
+            raise ValueError(f"No instruction in {source.name} is one of {suite}.")
+        source.clips = source.clips[found]
+    return source
 
 
 def _bridge(location: str, frame_order: str = "numeric", actions: str = "true") -> Source:
