@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import TorchDynamoPlugin, set_seed
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
 from torch import nn
 from tqdm import tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
@@ -114,9 +114,9 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
-        log_with=args.report_to or None,
+        log_with=[*args.report_to] or None,
         project_dir=args.output_dir,
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if args.compile else None,
+        dynamo_plugin=TorchDynamoPlugin(backend=DynamoBackend.INDUCTOR) if args.compile else None,
         # Video without proprioception leaves the state token's parameters unused.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )

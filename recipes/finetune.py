@@ -12,7 +12,7 @@ Writes a folder for `LAWMPolicy.from_pretrained` and `LAWMProcessor.from_pretrai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from lawm_hf.arguments import arg, parse_args, parse_json_options
@@ -40,7 +40,10 @@ class FinetuneArgs(TrainingArgs):
     """Arguments of `recipes/finetune.py`."""
 
     output_dir: str = arg("outputs/finetune", "where the finetuned policy goes")
-    source: str = arg("tabletop:reach,episodes=25", "demonstrations (lawm_hf.data.spec)")
+    source: str = arg(
+        "tabletop:reach,episodes=200,seed=200000,demonstrations=25",
+        "demonstrations (lawm_hf.data.spec)",
+    )
     pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
     keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
     policy_type: str = arg("baku", "from scratch: baku or diffusion")
@@ -76,10 +79,10 @@ def build_policy(args: FinetuneArgs) -> tuple[LAWMPolicy, LAWMProcessor]:
     return policy, processor
 
 
-def main(args: FinetuneArgs) -> None:
-    """Train by behaviour cloning, and save."""
-    accelerator = make_accelerator(args)
-    policy, processor = build_policy(args)
+def build_loader(
+    args: FinetuneArgs, policy: LAWMPolicy, processor: LAWMProcessor, accelerator: Accelerator
+) -> FocusedLoader:
+    """Demonstrations for this process, first frames first; sets the processor's statistics."""
     window = WindowSpec(
         chunk_size=policy.config.chunk_size,
         image_size=policy.config.image_size,
@@ -99,9 +102,16 @@ def main(args: FinetuneArgs) -> None:
         )
         for w in (window, replace(window, max_start=args.focus_max_start))
     )
-    loader = FocusedLoader(focus, full, args.focus_steps * args.gradient_accumulation_steps)
     processor.set_statistics(full.stats())
     processor.center_tasks(full.instructions())
+    return FocusedLoader(focus, full, args.focus_steps * args.gradient_accumulation_steps)
+
+
+def main(args: FinetuneArgs) -> None:
+    """Train by behaviour cloning, and save."""
+    accelerator = make_accelerator(args)
+    policy, processor = build_policy(args)
+    loader = build_loader(args, policy, processor, accelerator)
 
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
     groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
@@ -121,9 +131,8 @@ def main(args: FinetuneArgs) -> None:
     for step in range(first + 1, args.steps + 1):
         for _ in range(args.gradient_accumulation_steps):
             raw = to_device(next(batches), accelerator.device)
-            batch = processor(**raw, augment=args.augment)
             with accelerator.accumulate(model):
-                outputs = model(**batch)
+                outputs = model(**processor(**raw, augment=args.augment))
                 check_finite(outputs.loss, step)
                 accelerator.backward(outputs.loss)
                 values = {"loss": outputs.loss}
@@ -154,5 +163,4 @@ def main(args: FinetuneArgs) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     main(parse_args(FinetuneArgs))

@@ -39,10 +39,14 @@ def recipe(name: str):
     return module
 
 
-def pretrain(folder: Path, interrupt_at: int | None = None, **options):
+FINETUNE = {"source": DEMONSTRATIONS, "batch_size": 4, "steps": 2, "warmup_steps": 1}
+
+
+def run(name: str, folder: Path, interrupt_at: int | None = None, **options):
+    """Run a recipe's `main` here, as a process of its own would, and maybe interrupt it."""
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
-    module = recipe("pretrain")
+    module = recipe(name)
     save = module.save_checkpoint
 
     def save_then_interrupt(accelerator, output_dir, step, loader):
@@ -51,15 +55,16 @@ def pretrain(folder: Path, interrupt_at: int | None = None, **options):
             raise KeyboardInterrupt
 
     module.save_checkpoint = save_then_interrupt
-    module.main(module.PretrainArgs(output_dir=str(folder), **{**SMALL, **options}))
+    arguments = {"pretrain": "PretrainArgs", "finetune": "FinetuneArgs"}[name]
+    module.main(getattr(module, arguments)(output_dir=str(folder), **options))
+
+
+def pretrain(folder: Path, **options):
+    run("pretrain", folder, **{**SMALL, **options})
 
 
 def finetune(folder: Path, **options):
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-    module = recipe("finetune")
-    base = {"source": DEMONSTRATIONS, "batch_size": 4, "steps": 2, "warmup_steps": 1}
-    module.main(module.FinetuneArgs(output_dir=str(folder), **{**base, **options}))
+    run("finetune", folder, **{**FINETUNE, **options})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -134,6 +139,17 @@ def test_finetuning_starts_from_the_pretrained_policy_and_its_result_acts(four_s
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
     assert summary["episodes"] == 2
     assert len((tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()) == 2
+
+
+def test_finetuning_resumes_bit_for_bit_across_the_end_of_the_focus(tmp_path):
+    options = {"steps": 4, "save_every": 1, "focus_steps": 2, "ema_decay": 0.99}
+    finetune(tmp_path / "straight", **options)
+    for interrupt_at in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(tmp_path / "cut", interrupt_at=interrupt_at, resume=True, **options)
+    finetune(tmp_path / "cut", resume=True, **options)
+    ours, theirs = (load_file(tmp_path / x / "model.safetensors") for x in ("straight", "cut"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_supervised_pretraining_trains_the_policy_alone(tmp_path):
