@@ -157,6 +157,7 @@ def main() -> None:
             "lerobot v3 mp4": f"lerobot:{lerobot}",
         }
         measure("ssv2 webm, naive", specs["ssv2 webm"], args.windows // 4, windows_per_visit=1)
+        measure("ssv2 webm", specs["ssv2 webm"], args.windows, windows_per_visit=8)
         rates = {n: measure(n, s, args.windows, windows_per_visit=4) for n, s in specs.items()}
         if args.lerobot:
             theirs = measure_lerobot(lerobot, args.windows // 4)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from data_fixtures import (
 )
 
 from lawm_hf.data import WindowSpec, load, make_loader, open_source
+from lawm_hf.data.images import Video, scan_video
 from lawm_hf.data.libero import instruction, suite_tasks
 from lawm_hf.data.source import merge_statistics, statistics
 
@@ -87,6 +89,26 @@ def test_several_windows_of_a_shared_decode_are_right_in_any_order(specs):
             last = 11 + index[1]
             stamps = [read_stamp(frame) for frame in frames]
             assert stamps == [(index[1], min(index[2] + k, last)) for k in range(4)]
+
+
+def test_any_order_of_frames_is_right_where_the_codec_reorders_them(tmp_path):
+    root = tmp_path / "videos"
+    root.mkdir()
+    with av.open(str(root / "lift.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=10, options={"preset": "fast", "bf": "3"})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 64, 96, "yuv420p", 10
+        for frame in stamped(0, 60):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    times, keyframes, _ = scan_video(root / "lift.mp4")
+    assert len(keyframes) > 3
+    rng = np.random.default_rng(0)
+    for known in (keyframes, None):
+        video = Video(root / "lift.mp4", known)
+        for _ in range(30):
+            wanted = np.sort(rng.choice(60, 4, replace=False))
+            frames = video.read(times[wanted], 0, 64, "squash")
+            assert [read_stamp(f) for f in frames] == [(0, int(t)) for t in wanted]
 
 
 def test_libero_pairs_a_picture_with_the_action_that_follows_it(specs):

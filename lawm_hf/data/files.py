@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -184,11 +186,12 @@ def with_retries[T](call: Callable[[], T], attempts: int = 6, first_wait_s: floa
     for attempt in range(attempts):
         try:
             return call()
-        except _FINAL:
-            raise
-        except (OSError, HfHubHTTPError) as error:
+        except (OSError, HfHubHTTPError, httpx.TransportError) as error:
+            # A download without a connection says "not in the local cache": that is not final.
+            final = isinstance(error, _FINAL) and not isinstance(error, LocalEntryNotFoundError)
             status = getattr(getattr(error, "response", None), "status_code", None)
-            if attempt == attempts - 1 or (status in range(400, 500) and status not in (408, 429)):
+            refused = status in range(400, 500) and status not in (408, 429)
+            if final or refused or attempt == attempts - 1:
                 raise
             wait = first_wait_s * 2**attempt * random.uniform(0.75, 1.25)
             logger.warning("Try %d failed, next in %.1f s: %s", attempt + 1, wait, error)

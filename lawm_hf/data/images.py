@@ -5,6 +5,7 @@ PyAV decodes: its wheels need no library of the system.
 """
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,8 +98,7 @@ class Video:
         out = np.empty((len(times), 3, size, size), np.uint8)
         for i, time in enumerate(times.tolist()):
             if self._should_seek(time):
-                self.container.seek(max(time, 0), stream=self.stream, backward=True)
-                self._frames, self._position = None, None
+                self._seek(time)
             out[i] = self._frame_at(time, tolerance, size, resize)
         return out
 
@@ -112,17 +112,31 @@ class Video:
             return bool(last >= 0 and self.keyframes[last] > self._position)
         return time - self._position > self.seek_beyond
 
+    def _seek(self, time: int) -> None:
+        """Begin to decode at a keyframe that is shown no later than `time`."""
+        back = 0
+        while True:
+            target = max(time - back, 0)
+            self.container.seek(target, stream=self.stream, backward=True)
+            self._frames = iter(self.container.decode(self.stream))
+            first = next((frame for frame in self._frames if frame.pts is not None), None)
+            # Containers seek by decoding time: where frames are reordered, that can be too late.
+            if target == 0 or (first is not None and first.pts <= time):
+                break
+            back = 4 * back + int(1 / self.time_base)
+        if first is not None:
+            # Keyframes are at least so far apart: shorter gaps are decoded through.
+            self.seek_beyond = max(self.seek_beyond, time - first.pts)
+            self._frames = itertools.chain([first], self._frames)
+        self._position = None
+
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
-        just_sought = self._frames is None
         if self._frames is None:
             self._frames = iter(self.container.decode(self.stream))
         for frame in self._frames:
             if frame.pts is None:
                 continue
             self._position = frame.pts
-            if just_sought:  # keyframes are at least this far apart: shorter gaps are decoded
-                self.seek_beyond = max(self.seek_beyond, time - frame.pts)
-                just_sought = False
             if frame.pts >= time - tolerance:
                 break
         else:
