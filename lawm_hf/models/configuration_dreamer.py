@@ -45,7 +45,7 @@ class DreamerV3Config(StrictConfig):
         num_blocks: Blocks of the recurrent weights. 8 is DreamerV3 of 2024; 1 is the dense
             LayerNorm-GRU of the LAWM authors (and of DreamerV3 of 2023).
         decoder_kernel_size: Kernel of the transposed convolutions. 4, a multiple of the stride,
-            draws no checkerboard and costs a third less than the authors' 5.
+            draws no checkerboard and takes a third fewer operations than the authors' 5.
         initial_state: Where the deterministic state of the first frame comes from. `"learned"`: a
             learned vector and one recurrent step with a zero action, so the first frame enters
             only through its categoricals. `"frame"`: a projection of the first frame's embedding,

@@ -86,7 +86,7 @@ class DreamerV3WorldModel(PreTrainedModel):
             reconstruction of a step that was left out is 0 as well, and that of the others is
             scaled up, so that the average over steps estimates the same number.
         """
-        self._check_inputs(frames, actions, frame_is_pad)
+        self._check_inputs(frames, actions, frame_is_pad, noise)
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
         images = self._centre(frames)
@@ -194,7 +194,9 @@ class DreamerV3WorldModel(PreTrainedModel):
     def _embed(self, images: Tensor) -> Tensor:
         return self.encoder(images.flatten(0, 1).to(self.dtype)).unflatten(0, images.shape[:2])
 
-    def _check_inputs(self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None) -> None:
+    def _check_inputs(
+        self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, noise: Tensor | None
+    ) -> None:
         """Shapes and dtypes only: to look at values would make a GPU wait."""
         c, size = self.config.num_channels, self.config.image_size
         if frames.dim() != 5 or frames.shape[2:] != (c, size, size):
@@ -218,6 +220,11 @@ class DreamerV3WorldModel(PreTrainedModel):
             raise ValueError(
                 f"`frame_is_pad` must be bool of shape {tuple(frames.shape[:2])}, got "
                 f"{frame_is_pad.dtype} of shape {tuple(frame_is_pad.shape)}."
+            )
+        expected = (*frames.shape[:2], self.config.num_categoricals)
+        if noise is not None and noise.shape != expected:
+            raise ValueError(
+                f"`noise` must have shape (B, N+1, S) = {expected}, got {tuple(noise.shape)}."
             )
 
     @torch.no_grad()

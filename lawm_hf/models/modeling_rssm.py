@@ -157,13 +157,13 @@ class BlockRecurrence(nn.Module):
 
 
 def update_deter(deter: Tensor, gates: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """GRU update in float32 from reset, candidate and update gates, each `(B, D)`.
+    """GRU update, computed in float32, from reset, candidate and update gates, each `(B, D)`.
 
     The update gate's bias of -1 makes the state remember by default (DreamerV3).
     """
     reset, candidate, update = (gate.float() for gate in gates)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-    return torch.lerp(deter.float(), candidate, torch.sigmoid(update - 1))
+    return torch.lerp(deter.float(), candidate, torch.sigmoid(update - 1)).to(deter.dtype)
 
 
 class RSSM(nn.Module):
@@ -235,11 +235,11 @@ class RSSM(nn.Module):
             return self._scan(state.deter, state.stoch, actions, embeds, noise)
         if self.config.initial_state == "learned":
             deter = self.initial_deter.tanh().expand(len(embeds), -1)
-            stoch = sample_one_hot(self.prior(deter), noise=None)
+            stoch = sample_one_hot(self.prior(deter), noise=None).to(deter.dtype)
             return self._scan(deter, stoch, F.pad(actions, (0, 0, 1, 0)), embeds, noise)
-        deter = self.initial_in(embeds[:, 0]).float().tanh()
+        deter = self.initial_in(embeds[:, 0]).tanh().to(self.initial_in.weight.dtype)
         log_probs = self.posterior(deter, embeds[:, 0])
-        stoch = sample_one_hot(log_probs, None if noise is None else noise[:, 0])
+        stoch = sample_one_hot(log_probs, None if noise is None else noise[:, 0]).to(deter.dtype)
         first = RSSMState(*(part[:, None] for part in (deter, stoch, log_probs)))
         if embeds.shape[1] == 1:
             return first
@@ -270,13 +270,14 @@ class RSSM(nn.Module):
     ) -> RSSMState:
         """Run the recurrence; stoch is drawn from the posterior, without embeds from the prior."""
         num_steps = actions.shape[1]
-        recurrence = self.recurrence.for_scan(actions.transpose(0, 1))
+        recurrence = self.recurrence.for_scan(actions.transpose(0, 1).to(deter.dtype))
         infer = self._stoch_for_scan(embeds, num_steps, len(actions))
         states = []
         for k in range(num_steps):
             deter = recurrence(stoch.flatten(1), deter)  # (B, D)
             log_probs = infer(deter)  # (B, S, K)
-            stoch = sample_one_hot(log_probs, None if noise is None else noise[:, k])
+            sample = sample_one_hot(log_probs, None if noise is None else noise[:, k])
+            stoch = sample.to(deter.dtype)
             states.append((deter, stoch, log_probs))
         return RSSMState(*(torch.stack(parts, 1) for parts in zip(*states, strict=True)))
 
