@@ -67,7 +67,9 @@ def test_a_wrong_aggregation_is_named(options, message):
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (5, 10), (10, 10), (389, 400)])
 def test_the_wilson_interval_is_the_textbook_one(successes, trials):
     expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert wilson_interval(successes, trials) == pytest.approx(
+        (expected.low, expected.high), abs=1e-4
+    )
 
 
 def test_results_are_written_one_line_per_episode_with_rates_by_task(tmp_path):
