@@ -16,7 +16,7 @@ class VisionPolicyConfig(LAWMPolicyConfig):
         hidden_size: Width of one view's token, and of the policy's other tokens.
         stem: `"resnet"` is ResNet-18's (7x7 stride 2, max-pooling; FiLM-conditioned residual blocks
             with GroupNorm follow), for 128 pixels and more. `"patch"` is one 8x8 convolution with
-            stride 4 followed by plain residual 3x3 convolutions: a tenth of the cost, for small
+            stride 4 followed by plain residual 3x3 convolutions: far cheaper, for small
             pictures on a CPU.
         encoder_channels: Channels of each stage; every stage after the first halves the resolution.
             The default is ResNet-18 up to `layer2`, as BAKU cuts it: 128 channels at stride 8.

@@ -2,7 +2,7 @@
 """The vision encoder that BAKU and Diffusion Policy share: where is what the instruction names?
 
 BAKU (https://arxiv.org/abs/2406.07539) modulates a ResNet by FiLM and pools with a spatial softmax.
-In our measurements such a policy learns to grasp, but not *which* object: with few hundred
+In our measurements such a policy learns to grasp, but not *which* object: with a few hundred
 demonstrations nothing makes the unconditional pooling select the named one. Here the
 instruction itself asks the question: key point `j` is the soft-argmax of the dot products between
 the features and a query that is linear in the instruction, which turns binding words to objects
@@ -155,7 +155,7 @@ class FilmVisionEncoder(nn.Module):
         num_views = images.shape[1]
         # Text encoders differ by a factor of ten in the length of their embeddings.
         code = self.task_code(F.normalize(task, dim=-1)).repeat_interleave(num_views, dim=0)
-        # Channels last: the faster layout for convolutions, on CPUs by a third.
+        # Channels last: the layout that convolutions prefer.
         x = self.stem(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, code)
