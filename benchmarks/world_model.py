@@ -52,7 +52,8 @@ def stepwise_loss(
             state = model.imagine(state, *step).at(0)
         states = type(state)(*(part[:, None] for part in state))
         first = frames[:, 0].float() / 255
-        error = frame_error(model.decode(states, first), target.float() / 255, first[:, None])
+        drawn, target = model.decode(states, first), target.float() / 255
+        error = frame_error(drawn, target, first[:, None], config.motion_weight)
         losses.append(error[:, 0] + kl)
     return torch.stack(losses, 1).mean()
 
@@ -157,7 +158,11 @@ def main() -> None:
         for variant in args.variants:
             for objective in args.objectives:
                 config = DreamerV3Config.from_preset(
-                    preset, variant, image_size=args.image_size, objective=objective
+                    preset,
+                    variant,
+                    image_size=args.image_size,
+                    objective=objective,
+                    num_decoded_steps=None,  # every way must compute the same loss
                 )
                 about = {
                     "preset": preset,

@@ -22,8 +22,9 @@ from lawm_hf.analysis import (
     saturated_share,
     untrained_copy,
 )
-from lawm_hf.analysis.health import latents_of, swap_partners
+from lawm_hf.analysis.figures import _prefer_other_instructions
 from lawm_hf.analysis.latents import remove_step_offsets
+from lawm_hf.analysis.prediction import latents_of, swap_partners
 from lawm_hf.data import WindowSpec, load
 from lawm_hf.envs.recorder import record_tabletop
 from lawm_hf.envs.tasks import get_suite, sample_layout
@@ -320,6 +321,20 @@ def test_an_untrained_copy_has_fresh_weights_and_a_calibrated_norm():
     latents = latents_of(fresh, clips)
     torch.testing.assert_close(latents.mean((0, 1)), torch.zeros(2), atol=1e-3, rtol=0)
     assert latents.std() > 0.003  # the raw outputs have 1e-3 * 0.06
+
+
+def test_the_strip_swaps_with_another_instruction_where_there_is_one():
+    clips = toy_clips(12, 0)
+    clips.tasks = ["red", "red", "red", "blue"] * 3
+    partners = swap_partners(clips.episodes)
+    _prefer_other_instructions(partners, clips)
+    assert all(
+        clips.tasks[other] != task for other, task in zip(partners, clips.tasks, strict=True)
+    )
+    clips.tasks = ["red"] * 12
+    unchanged = partners.copy()
+    _prefer_other_instructions(partners, clips)
+    assert (partners == unchanged).all()
 
 
 def test_the_strip_shows_every_clip_row_and_step(tmp_path):

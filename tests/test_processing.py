@@ -275,6 +275,16 @@ def test_embeddings_have_unit_mean_square_and_are_computed_once():
     assert list(processor.task_encoder.embeddings) == TASKS
 
 
+def test_centred_instructions_have_mean_zero_and_stay_so_when_loaded(tmp_path):
+    processor = make_processor()
+    processor.center_tasks(TASKS * 3)
+    embeds = processor(**raw_batch())["task_embeds"]
+    torch.testing.assert_close(embeds.mean(0), torch.zeros(512), atol=1e-5, rtol=0)
+    processor.save_pretrained(tmp_path)
+    loaded = LAWMProcessor.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(**raw_batch())["task_embeds"], embeds)
+
+
 def make_tokenizer(folder) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.modeling_lawm import LAWMPolicy
 from .clips import Clips
-from .health import evaluating, imagine_frames, latents_of, swap_partners
+from .prediction import evaluating, imagine_frames, latents_of, swap_partners
 
 _ROWS = ("video", "seen and\nredrawn", "imagined,\nown latents", "imagined,\nother latents")
 
@@ -27,8 +27,8 @@ def imagination_strip(
     """Write a PNG that shows whether the latent actions steer the world model.
 
     For each clip: the real frames; the world model's drawing of each after seeing it; its
-    prediction from `x_t` under the clip's own latents; and under those of another clip. If the last
-    two rows look alike, the latents mean nothing.
+    prediction from `x_t` under the clip's own latents; and under those of another clip (of another
+    instruction, if there is one). If the last two rows look alike, the latents mean nothing.
 
     Args:
         policy: The policy.
@@ -45,6 +45,7 @@ def imagination_strip(
     if getattr(world_model.config, "objective", "posterior") == "imagination":
         titles[1] += "\n(not trained)"  # this objective uses the posterior of x_t only
     partners = swap_partners(clips.episodes, seed)
+    _prefer_other_instructions(partners, clips)
     chosen = np.linspace(0, len(clips) - 1, min(num_clips, len(clips))).round().astype(int)
     latents = latents_of(policy, clips)
     frames = torch.cat([batch["frames"] for batch in clips.batches])[torch.from_numpy(chosen)]
@@ -69,7 +70,7 @@ def imagination_strip(
         axis.spines[:].set_visible(False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     return path
 
 
@@ -104,3 +105,15 @@ def _tiled(images: np.ndarray, gap: int = 2) -> tuple[np.ndarray, np.ndarray, np
         np.arange(n) * s + (s - gap - 1) / 2 for n, s in ((num_rows, height), (num_columns, width))
     ]
     return picture[:-gap, :-gap], *centres
+
+
+def _prefer_other_instructions(partners: np.ndarray, clips: Clips) -> None:
+    """Follow the swap from clip to clip, in place, until the instruction differs."""
+    following = partners.copy()
+    for clip, task in enumerate(clips.tasks):
+        other = following[clip]
+        for _ in clips.tasks:
+            if clips.tasks[other] != task:
+                partners[clip] = other
+                break
+            other = following[other]

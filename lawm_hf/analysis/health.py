@@ -11,16 +11,13 @@ Three questions, each beside what it must be compared with:
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..models.modeling_dreamer import frame_error
 from ..models.modeling_lawm import LatentNorm, LAWMPolicy
 from .clips import Clips, observation
 from .latents import (
@@ -32,6 +29,7 @@ from .latents import (
     ridge_r2,
     saturated_share,
 )
+from .prediction import latents_of, prediction_errors
 
 
 @dataclass
@@ -151,7 +149,7 @@ def latent_health(
     flat = numbers.reshape(len(numbers), -1)
     health = LatentHealth(
         num_clips=len(held_out),
-        **_prediction_errors(world_model, held_out, latents, seed),
+        **prediction_errors(world_model, held_out, latents, seed),
         effective_rank=effective_rank(flat),
         standard_deviation=float(flat.std(0).mean()),
         saturated_share=saturated_share(numbers),
@@ -212,14 +210,6 @@ def probe(
 
 
 @torch.no_grad()
-def latents_of(policy: LAWMPolicy, clips: Clips) -> Tensor:
-    """Latent actions of all clips, `(M, N, A)` on the CPU."""
-    with evaluating(policy):
-        parts = [policy(**observation(b, policy.device)).actions for b in clips.batches]
-    return torch.cat([part.float().cpu() for part in parts])
-
-
-@torch.no_grad()
 def untrained_copy(policy: LAWMPolicy, clips: Clips, seed: int = 0) -> LAWMPolicy:
     """A policy of the same configuration with fresh weights.
 
@@ -237,91 +227,6 @@ def untrained_copy(policy: LAWMPolicy, clips: Clips, seed: int = 0) -> LAWMPolic
                 norm.momentum = 1 / (number + 1)  # the plain average over all batches
             fresh(**observation(batch, policy.device))
     return fresh.eval()
-
-
-@torch.no_grad()
-def imagine_frames(world_model: Any, frames: Tensor, latents: Tensor) -> Tensor:
-    """Frames `(B, N, C, H, W)` predicted from `x_t` alone under latents `(B, N, A)`.
-
-    Args:
-        world_model: The world model.
-        frames: `x_t ..`, `(B, 1 or more, C, H, W)`, uint8 or float in [0, 1].
-        latents: Latent actions.
-    """
-    state = world_model.initial_state(world_model.encode(frames[:, :1])[:, 0])
-    return world_model.decode(world_model.imagine(state, latents), first_frame=frames[:, 0])
-
-
-def swap_partners(episodes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """For each clip the number of one from another episode, `(M,)`; each is used once.
-
-    Raises:
-        ValueError: If one episode has more than half of the clips.
-    """
-    _, labels, counts = np.unique(episodes, return_inverse=True, return_counts=True)
-    most = int(counts.max())
-    if 2 * most > len(episodes):
-        raise ValueError(
-            f"Swapping needs clips of different episodes, but {most} of {len(episodes)} are of "
-            "one. Take fewer windows from each episode."
-        )
-    shuffled = np.random.default_rng(seed).permutation(len(counts))
-    order = np.argsort(shuffled[labels], kind="stable")  # episodes in random order
-    partners = np.empty(len(episodes), dtype=int)
-    partners[order] = np.roll(order, most)
-    return partners
-
-
-@torch.no_grad()
-def _prediction_errors(
-    world_model: Any, clips: Clips, latents: Tensor, seed: int
-) -> dict[str, Any]:
-    """Losses under own and swapped latents, and the error of copying `x_t`."""
-    swapped = latents[torch.from_numpy(swap_partners(clips.episodes, seed))]
-    generator = torch.Generator().manual_seed(seed)
-    losses: dict[str, list[float]] = {"loss": [], "loss_swapped": []}
-    errors: dict[str, list[Tensor]] = {"own": [], "swapped": [], "copy": []}
-    position, device = 0, next(world_model.parameters()).device
-    with evaluating(world_model):
-        for batch in clips.batches:
-            frames = batch["frames"].to(device)
-            size, num_frames = frames.shape[:2]
-            pad = batch.get("frame_is_pad", torch.zeros(size, num_frames, dtype=torch.bool))
-            pad = pad.to(device)
-            shape = (size, num_frames, world_model.config.num_categoricals)
-            noise = torch.rand(shape, generator=generator).to(device)
-            images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
-            first, targets = images[:, :1], images[:, 1:]
-            rows = slice(position, position + size)
-            position += size
-            for name, source in (("", latents), ("_swapped", swapped)):
-                actions = source[rows].to(device)
-                output = world_model(frames=frames, actions=actions, frame_is_pad=pad, noise=noise)
-                losses[f"loss{name}"].append(output.loss.item() * size)
-                drawn = imagine_frames(world_model, frames, actions)
-                errors[name.strip("_") or "own"].append(
-                    _clip_errors(world_model, drawn, targets, first, pad)
-                )
-            still = first.expand_as(targets)
-            errors["copy"].append(_clip_errors(world_model, still, targets, first, pad))
-    own, other, still = (torch.cat(errors[name]).cpu() for name in ("own", "swapped", "copy"))
-    return {
-        "loss": sum(losses["loss"]) / position,
-        "loss_swapped": sum(losses["loss_swapped"]) / position,
-        "imagined_error": own.mean().item(),
-        "imagined_error_swapped": other.mean().item(),
-        "swap_gap_standard_error": ((other - own).std() / len(own) ** 0.5).item(),
-        "copy_error": still.mean().item(),
-    }
-
-
-def _clip_errors(
-    world_model: Any, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
-) -> Tensor:
-    """Error of each clip `(B,)` in the world model's own measure, padded frames left out."""
-    weight = getattr(world_model.config, "motion_weight", 0.0)
-    error = frame_error(drawn, targets, first, weight).masked_fill(pad[:, 1:], 0)  # (B, N)
-    return error.sum(1) / (~pad[:, 1:]).sum(1).clamp(min=1)
 
 
 def _shuffled(truth: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
@@ -353,16 +258,3 @@ def _probe_table(probes: dict[str, Probes], num_objects: int | None) -> list[str
         if cells:
             lines.append(f"    {title}".ljust(34) + "".join(f"{cell:>18}" for cell in cells))
     return lines
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, whatever it was outside."""
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)

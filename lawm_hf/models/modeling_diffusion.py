@@ -183,7 +183,7 @@ class DiffusionPolicy(LAWMPolicy):
         condition = self.encode(pixel_values, task_embeds, state, state_mask, view_mask)
         if actions is None:
             return PolicyOutput(actions=self.generate_latents(condition))
-        chunk = repeat_last_action(actions, action_is_pad).to(condition.dtype)
+        chunk = repeat_last_action(actions, action_is_pad).float()
         scheduler = self._noise_scheduler
         noise = torch.randn_like(chunk)
         timesteps = torch.randint(
@@ -196,8 +196,8 @@ class DiffusionPolicy(LAWMPolicy):
             target = chunk
         else:
             target = scheduler.get_velocity(chunk, noise, timesteps)  # pyright: ignore
-        error = self.unet(noisy, timesteps, condition) - target
-        action_loss = error.float().square().mean(dim=-1)  # (B, N)
+        error = self._predict(noisy, timesteps, condition) - target
+        action_loss = error.square().mean(dim=-1)  # (B, N)
         return PolicyOutput(loss=masked_mean(action_loss, action_is_pad), action_loss=action_loss)
 
     def generate_latents(self, condition: Tensor) -> Tensor:
@@ -216,11 +216,11 @@ class DiffusionPolicy(LAWMPolicy):
         config = self.config
         shape = (len(condition), config.chunk_size, config.action_size)
         if config.latent_generator == "authors":
-            noise = torch.randn(shape, dtype=condition.dtype, device=condition.device)
+            noise = torch.randn(shape, device=condition.device)
             return (noise - self._predict(noise, config.num_train_timesteps - 1, condition)).tanh()
         width = config.num_train_timesteps / config.num_latent_steps
         steps = [int((k + 0.5) * width) for k in reversed(range(config.num_latent_steps))]
-        sample = self.latent_start.to(condition.dtype).expand(shape)
+        sample = self.latent_start.float().expand(shape)
         for step, next_step in itertools.pairwise(steps):
             clean = self._predict_clean(sample, step, condition).tanh()
             signal, noise = self._rates(step)
@@ -235,9 +235,11 @@ class DiffusionPolicy(LAWMPolicy):
         """Factors of the clean chunk and of the noise in a sample at a step."""
         return self._signals[step] ** 0.5, (1 - self._signals[step]) ** 0.5
 
-    def _predict(self, sample: Tensor, step: int, condition: Tensor) -> Tensor:
-        timesteps = torch.full((len(sample),), step, device=sample.device)
-        return self.unet(sample, timesteps, condition)
+    def _predict(self, sample: Tensor, step: int | Tensor, condition: Tensor) -> Tensor:
+        """The U-Net at one step, or at one for each sample: in float32, whatever its weights."""
+        if isinstance(step, int):
+            step = torch.full((len(sample),), step, device=sample.device)
+        return self.unet(sample.to(self.dtype), step, condition).float()
 
     def _predict_clean(self, sample: Tensor, step: int, condition: Tensor) -> Tensor:
         """The clean chunk that the U-Net's prediction at one step implies."""
@@ -263,7 +265,7 @@ class DiffusionPolicy(LAWMPolicy):
         condition = self.encode(**observation)
         shape = (len(condition), config.chunk_size, config.action_size)
         # Draws on the generator's device, so that a seed means the same on CPU and GPU.
-        sample = randn_tensor(shape, generator, condition.device, condition.dtype)
+        sample = randn_tensor(shape, generator, condition.device)
         # Of its own, as it counts steps; the training schedule stays as it is.
         kind = DDIMScheduler if config.sampler == "ddim" else DDPMScheduler
         scheduler = self._make_scheduler(kind)
