@@ -41,7 +41,7 @@ def imagination_strip(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    titles = list(_ROWS)
+    titles: list[str] = list(_ROWS)
     if getattr(world_model.config, "objective", "posterior") == "imagination":
         titles[1] += "\n(not trained)"  # this objective uses the posterior of x_t only
     partners = swap_partners(clips.episodes, seed)
@@ -101,10 +101,10 @@ def _tiled(images: np.ndarray, gap: int = 2) -> tuple[np.ndarray, np.ndarray, np
     padded = np.pad(images, margins, constant_values=1.0)
     num_rows, num_columns, height, width, _ = padded.shape
     picture = padded.swapaxes(1, 2).reshape(num_rows * height, num_columns * width, -1)
-    centres = [
+    rows, columns = (
         np.arange(n) * s + (s - gap - 1) / 2 for n, s in ((num_rows, height), (num_columns, width))
-    ]
-    return picture[:-gap, :-gap], *centres
+    )
+    return picture[:-gap, :-gap], rows, columns
 
 
 def _prefer_other_instructions(partners: np.ndarray, clips: Clips) -> None:

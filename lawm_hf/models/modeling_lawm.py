@@ -16,9 +16,11 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .configuration_lawm import LAWMPolicyConfig
+
+_HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 @dataclass
@@ -129,32 +131,22 @@ class LAWMPolicy(PreTrainedModel):
                 pretrained_model_name_or_path, *args, config=config, **kwargs
             )
         if config is None:
-            hub = (
-                "subfolder",
-                "revision",
-                "cache_dir",
-                "token",
-                "local_files_only",
-                "force_download",
-            )
-            raw, _ = LAWMPolicyConfig.get_config_dict(
-                pretrained_model_name_or_path, **{k: kwargs[k] for k in hub if k in kwargs}
-            )
+            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+            raw, _ = LAWMPolicyConfig.get_config_dict(pretrained_model_name_or_path, **hub)
             model_type = raw.get("model_type", "")
         else:
             model_type = config.model_type
-        known = (
-            {k: c for k, c in CONFIG_MAPPING.items() if issubclass(c, LAWMPolicyConfig)}
-            if (model_type not in CONFIG_MAPPING)
-            else {model_type: CONFIG_MAPPING[model_type]}
-        )
-        if model_type not in known or not issubclass(known[model_type], LAWMPolicyConfig):
+        # Its `get` does not know what `AutoConfig.register` added.
+        known = model_type in CONFIG_MAPPING
+        config_class = CONFIG_MAPPING[model_type] if known else object  # noqa: SIM401
+        if not issubclass(config_class, LAWMPolicyConfig):
             raise ValueError(
                 f"`LAWMPolicy.from_pretrained` needs the folder of a LAWM policy, got `model_type` "
                 f"{model_type!r} in {pretrained_model_name_or_path!r}. A pretraining run keeps its "
                 'policy in a subfolder: pass `subfolder="policy"`.'
             )
-        return MODEL_MAPPING[known[model_type]].from_pretrained(
+        policy_class: Any = MODEL_MAPPING[config_class]
+        return policy_class.from_pretrained(
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
 
@@ -188,9 +180,10 @@ class LAWMPolicy(PreTrainedModel):
         for prefix in self.action_head_prefixes:
             module = self.get_submodule(prefix)
             for child in module.modules():
-                child._is_hf_initialized = False
-                for parameter in child.parameters(recurse=False):
-                    parameter._is_hf_initialized = False
+                # Transformers marks what it has initialised, and leaves that alone.
+                marked: tuple[Any, ...] = (child, *child.parameters(recurse=False))
+                for item in marked:
+                    item._is_hf_initialized = False
                 self._init_weights(child)
             names += [f"{prefix}.{name}" for name, _ in module.named_parameters()]
         for module in self.modules():
