@@ -138,7 +138,7 @@ class LAWMPolicy(PreTrainedModel):
             model_type = config.model_type
         # Its `get` does not know what `AutoConfig.register` added.
         known = model_type in CONFIG_MAPPING
-        config_class = CONFIG_MAPPING[model_type] if known else object  # noqa: SIM401
+        config_class = CONFIG_MAPPING[model_type] if known else object
         if not issubclass(config_class, LAWMPolicyConfig):
             raise ValueError(
                 f"`LAWMPolicy.from_pretrained` needs the folder of a LAWM policy, got `model_type` "
