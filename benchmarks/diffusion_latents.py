@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How should a Diffusion Policy make latent actions? Measured on the tabletop's reach suite.
 
-    python benchmarks/diffusion_latents.py --candidates ddim-2 authors --seconds 90
+    python benchmarks/diffusion_latents.py --candidates ddim-1 authors
 
 Each candidate is pretrained together with a world model for the same CPU time, on video alone, in
 turns so that other load on the machine hits all alike. Lines of JSON:
@@ -78,7 +78,7 @@ def record(num_episodes: int, cache: Path) -> dict[str, np.ndarray]:
         rows["cubes"].append(world.cubes[:, :2].astype(np.float32))
         rows["named"].append(world.layout.target)
     data = {key: np.stack(value) for key, value in rows.items()}
-    np.savez(cache, **data)
+    np.savez(cache, allow_pickle=False, **data)
     return data
 
 

@@ -151,7 +151,8 @@ def gradients(rank: int, world_size: int, wrap=lambda model: model) -> dict[str,
         model = LawmForPretraining(policy, make_world_model(objective))
         model.world_model.eval()  # the most likely classes: no sampling noise
         batch = {k: v[rank::world_size] for k, v in make_batch(8).items()}
-        wrap(model)(**batch).loss.backward()
+        wrapped = wrap(model)  # kept: the gradient is averaged by hooks that go with the wrapper
+        wrapped(**batch).loss.backward()
         found |= {f"{objective} {k}": p.grad for k, p in model.named_parameters()}
     return found
 
