@@ -40,7 +40,7 @@ class PretrainArgs(TrainingArgs):
     """Arguments of `recipes/pretrain.py`."""
 
     output_dir: str = arg("outputs/pretrain", "where checkpoints, logs and results go")
-    steps: int = arg(600, "updates of the optimiser")
+    steps: int = arg(400, "updates of the optimiser")
     batch_size: int = arg(48, "windows per process and micro-batch")
     learning_rate: float = arg(3e-4, "peak learning rate of the policy")
     vision_learning_rate: float = arg(1e-3, "peak learning rate of the policy's vision encoder")
