@@ -47,7 +47,7 @@ HELD_OUT = 200
 BATCH_SIZE = 32
 
 
-# Options of the configuration, on top of the tabletop preset with `latent_norm="batch"`.
+# Options on top of the tabletop preset with `latent_norm="batch"`, predicting noise as the authors.
 CANDIDATES: dict[str, dict[str, Any]] = {
     "untrained": {},
     "ddim-1": {"num_latent_steps": 1},
@@ -114,7 +114,7 @@ class Pretraining:
 
     def __init__(self, name: str, seed: int):
         torch.manual_seed(seed)
-        options = {"latent_norm": "batch"} | CANDIDATES[name]
+        options = {"latent_norm": "batch", "prediction_type": "epsilon"} | CANDIDATES[name]
         policy = DiffusionPolicy(DiffusionPolicyConfig.from_preset("tabletop", **options))
         world_model = DreamerV3WorldModel(DreamerV3Config.from_preset("tiny", num_decoded_steps=2))
         self.model = LawmForPretraining(policy, world_model)

@@ -58,6 +58,11 @@ def test_the_tabletop_preset_is_small():
     assert policy.config.chunk_size == 7
 
 
+def test_the_tabletop_preset_predicts_the_clean_chunk_and_the_default_the_noise():
+    presets = [DiffusionPolicyConfig.from_preset(name) for name in ("tabletop", "default")]
+    assert [preset.prediction_type for preset in presets] == ["sample", "epsilon"]
+
+
 def test_an_unknown_preset_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match=r"default.*tabletop"):
         DiffusionPolicyConfig.from_preset("large")
