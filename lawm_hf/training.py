@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,7 +72,7 @@ class FocusedLoader:
     """Batches of one loader first, then of another; its position is that of both.
 
     Finetuning starts on the first frames of each episode: there the instruction decides where to
-    go. Among all frames they are few, and words bind to objects late or never (`docs` in README).
+    go. Among all frames they are few, and words bind to objects late or never.
     """
 
     def __init__(self, focus: Any, full: Any, focus_batches: int):
@@ -342,8 +341,3 @@ def write_run_record(args: Any, output_dir: str | Path) -> None:
     )
     record = {"versions": versions, "git_revision": git.stdout.strip() or None}
     (folder / "environment.json").write_text(json.dumps(record, indent=2))
-
-
-def count_parameters(modules: Iterable[nn.Module]) -> int:
-    """Number of parameters of several modules together."""
-    return sum(p.numel() for module in modules for p in module.parameters())

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
 from lawm_hf.arguments import arg, parse_args, parse_json_options
-from lawm_hf.data import WindowSpec, make_loader
+from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.hub import push_run
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import (
@@ -90,9 +90,10 @@ def build_loader(
         views=tuple(args.views) or None,
         with_actions=True,
     )
+    source = open_source(args.source)
     full, focus = (
         make_loader(
-            [args.source],
+            source,
             w,
             batch_size=args.batch_size,
             seed=args.seed,
@@ -115,9 +116,10 @@ def main(args: FinetuneArgs) -> None:
 
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
     groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
-    ema = EMAModel(policy.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-    ema.to(accelerator.device)
+    ema = None
     if args.ema_decay:
+        ema = EMAModel(policy.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+        ema.to(accelerator.device)
         accelerator.register_for_checkpointing(ema)
     model, optimizer, scheduler = accelerator.prepare(policy, *make_optimizer(groups, args))
     accelerator.init_trackers("lawm_finetune")
@@ -142,7 +144,7 @@ def main(args: FinetuneArgs) -> None:
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
-                    if args.ema_decay:
+                    if ema:
                         ema.step(policy.parameters())
                 optimizer.zero_grad()
         log.update(step, values)
@@ -153,7 +155,7 @@ def main(args: FinetuneArgs) -> None:
 
     if accelerator.is_main_process:
         policy = accelerator.unwrap_model(model)
-        if args.ema_decay:
+        if ema:
             ema.copy_to(policy.parameters())
         policy.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)

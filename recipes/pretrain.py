@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint latent-action pretraining of a policy and a world model, on video without action labels.
+r"""Joint latent-action pretraining of a policy and a world model, on video without action labels.
 
     accelerate launch recipes/pretrain.py                              # the embedded tabletop
     accelerate launch recipes/pretrain.py recipes/configs/x.yaml --learning_rate 3e-4
-    accelerate launch recipes/pretrain.py --objective supervised       # the paper's baseline
+    accelerate launch recipes/pretrain.py --objective supervised \
+        --sources tabletop:reach,episodes=4000,views=front             # the paper's baseline
 
 Writes `policy/`, `world_model/` and `processor/` below `output_dir`, the resumable state in
 `step_<n>/`, and at the end `health.json` and `strip.png`: what the latent actions have learned.
@@ -65,7 +66,7 @@ class PretrainArgs(TrainingArgs):
     world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model")
     world_model_max_grad_norm: float = arg(100.0, "clip the world model's gradient to this norm")
     shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
-    report_every: int = arg(400, "updates between two pictures of imagined frames; 0: at the end")
+    report_every: int = arg(200, "updates between two pictures of imagined frames; 0: at the end")
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
 
 

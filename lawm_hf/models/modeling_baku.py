@@ -117,12 +117,7 @@ class BakuPolicy(LAWMPolicy):
         view_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens `(B, T, hidden_size)`, action token last, and which are present, `(B, T)`."""
-        batch_size, num_views = pixel_values.shape[:2]
-        if num_views > self.config.num_views:
-            raise ValueError(
-                f"This policy tells {self.config.num_views} views apart, got {num_views}. "
-                "Give fewer, or build it with a larger `num_views`."
-            )
+        batch_size, num_views = len(pixel_values), self.count_views(pixel_values)
         present = torch.ones(batch_size, 1, dtype=torch.bool, device=pixel_values.device)
         if view_mask is None:
             view_mask = present.expand(-1, num_views)

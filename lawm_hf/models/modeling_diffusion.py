@@ -124,12 +124,7 @@ class DiffusionPolicy(LAWMPolicy):
         Raises:
             ValueError: If there are more views than `num_views`.
         """
-        num_views = pixel_values.shape[1]
-        if num_views > self.config.num_views:
-            raise ValueError(
-                f"This policy tells {self.config.num_views} views apart, got {num_views}. "
-                "Give fewer, or build it with a larger `num_views`."
-            )
+        num_views = self.count_views(pixel_values)
         batch_size, dtype = len(pixel_values), self.dtype
         pixel_values, task_embeds = pixel_values.to(dtype), task_embeds.to(dtype)
         if view_mask is None:

@@ -150,6 +150,20 @@ class LAWMPolicy(PreTrainedModel):
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
 
+    def count_views(self, pixel_values: Tensor) -> int:
+        """Views `V` in `(B, V, C, H, W)`.
+
+        Raises:
+            ValueError: If there are more than the policy can tell apart.
+        """
+        num_views = pixel_values.shape[1]
+        if num_views > self.config.num_views:
+            raise ValueError(
+                f"This policy tells {self.config.num_views} views apart, got {num_views}. "
+                "Give fewer, or build it with a larger `num_views`."
+            )
+        return num_views
+
     def forward(self, pixel_values: Tensor, task_embeds: Tensor, **kwargs: Any) -> PolicyOutput:
         """Predict a chunk, and its loss when `actions` are given.
 

@@ -110,8 +110,7 @@ class LAWMProcessor(ProcessorMixin):
         """Subtract the mean embedding of a data set's instructions from now on.
 
         Instructions of one data set share most of their words, or with a text model most of their
-        direction; what tells them apart is the small rest. Centred, that rest is all there is, and
-        a policy binds words to objects in about half the updates (measured on the tabletop).
+        direction; what tells them apart is the small rest. Centred, that rest is all there is.
 
         Args:
             instructions: The data's; 1,000 of them, evenly spread, are looked at.
