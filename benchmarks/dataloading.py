@@ -6,7 +6,9 @@
 Synthetic clips of the real shapes and codecs: Something-Something as VP9, 426×240, 12 frames per
 second, 48 frames, one keyframe; the same encoded anew by `lawm-hf convert` as 128 px H.264 with a
 keyframe every 8 frames; a LeRobot v3.0 set of the latter's kind. Windows of 10 frames at 128 px.
-`need` restates what a GPU asks for: windows per update / seconds per update, over 16 cores.
+`need`: what one H100 could ask for at most, from the operations of a joint update at the paper's
+sizes (BAKU, world model 50m, forward and backward, counted by torch) at 40 % of its 989 dense bf16
+TFLOP/s, against 16 cores at the measured rates.
 """
 
 import argparse
@@ -21,8 +23,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
+from lawm_hf import (
+    BakuConfig,
+    BakuPolicy,
+    DreamerV3Config,
+    DreamerV3WorldModel,
+    LawmForPretraining,
+)
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
 
@@ -122,6 +133,20 @@ def measure_lerobot(root: Path, num_windows: int) -> float:
     return rate
 
 
+def flops_per_window() -> float:
+    """Operations of pretraining per window, by torch's own count."""
+    policy = BakuPolicy(BakuConfig(latent_norm="batch"))
+    model = LawmForPretraining(policy, DreamerV3WorldModel(DreamerV3Config.from_preset("50m")))
+    c = policy.config
+    with FlopCounterMode(display=False) as counter:
+        model(
+            pixel_values=torch.rand(2, 1, 3, c.image_size, c.image_size),
+            task_embeds=torch.randn(2, c.task_embed_size),
+            frames=torch.zeros(2, c.chunk_size + 1, 3, 128, 128, dtype=torch.uint8),
+        ).loss.backward()
+    return counter.get_total_flops() / 2
+
+
 def resident_megabytes() -> float:
     """Memory of this process now; its peak where `/proc` is missing."""
     status = Path("/proc/self/statm")
@@ -132,7 +157,7 @@ def resident_megabytes() -> float:
 
 def report(name: str, **values) -> None:
     """One JSON line."""
-    rounded = {k: round(v, 1) if isinstance(v, float) else v for k, v in values.items()}
+    rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in values.items()}
     print(json.dumps({"source": name, **rounded, "machine": platform.machine()}), flush=True)
 
 
@@ -157,16 +182,18 @@ def main() -> None:
             "lerobot v3 mp4": f"lerobot:{lerobot}",
         }
         measure("ssv2 webm, naive", specs["ssv2 webm"], args.windows // 4, windows_per_visit=1)
-        measure("ssv2 webm", specs["ssv2 webm"], args.windows, windows_per_visit=8)
-        rates = {n: measure(n, s, args.windows, windows_per_visit=4) for n, s in specs.items()}
+        for name, spec in specs.items():
+            measure(name, spec, args.windows, windows_per_visit=4)
+        rates = {n: measure(n, s, args.windows, windows_per_visit=8) for n, s in specs.items()}
         if args.lerobot:
             theirs = measure_lerobot(lerobot, args.windows // 4)
             report("ratio to LeRobotDataset", ratio=rates["lerobot v3 mp4"] / theirs)
         for num_workers in args.workers:
             measure_workers("ssv2 webm", specs["ssv2 webm"], args.windows, num_workers)
+        most = 0.4 * 989e12 / flops_per_window()
         for name, rate in rates.items():
-            # 64 windows per GPU and update, as the paper; at most this many updates per second.
-            report(f"need, {name}", windows_per_s_of_16_cores=16 * rate, updates_per_s=rate / 4)
+            share = 16 * rate / most
+            report(f"need, {name}", h100_windows_per_s=most, of_16_cores=16 * rate, share=share)
     finally:
         shutil.rmtree(root)
 

@@ -34,7 +34,10 @@ class ExperimentArgs:
     """A plan, or flags; see the YAML files in `recipes/configs/experiments/`."""
 
     output_dir: str = arg("outputs/experiment", "where all runs and the report go")
-    pretraining: str = arg("{}", "JSON: name -> flags of pretrain.py, empty for from scratch")
+    pretraining: str = arg(
+        "{}",
+        "JSON: name -> flags of pretrain.py, none: from scratch; and `finetune`: its own flags",
+    )
     finetune: str = arg("{}", "JSON: flags of finetune.py; `{demos}` in source is filled in")
     evaluate: str = arg("{}", "JSON: flags of evaluate.py")
     demonstrations: list[int] = arg([25, 50], "demonstration counts")
@@ -114,28 +117,24 @@ def expand(args: ExperimentArgs) -> list[Run]:
     root, runs = Path(args.output_dir), []
     for seed in args.seeds:
         for name, flags in pretraining.items():
-            first = []
-            if flags:
-                first = [
-                    _stage(root, "pretrain", name, flags | {"seed": seed}, "policy/config.json")
-                ]
+            first, own = [], {k: v for k, v in flags.items() if k != "finetune"}
+            if own:
+                first = [_stage(root, "pretrain", own | {"seed": seed}, "policy/config.json")]
             for demos in args.demonstrations:
-                tune = finetune | {"seed": seed}
+                tune = finetune | {"seed": seed} | flags.get("finetune", {})
                 tune["source"] = finetune["source"].format(demos=demos)
                 if first:
                     tune |= {"pretrained": str(first[0].folder)}
-                    tune |= flags.get("finetune", {})
-                second = _stage(root, "finetune", f"{name}_{demos}", tune, "config.json")
+                second = _stage(root, "finetune", tune, "config.json")
                 test = json.loads(args.evaluate) | {"policy": str(second.folder)}
-                third = _stage(root, "evaluate", f"{name}_{demos}", test, "summary.json")
+                third = _stage(root, "evaluate", test, "summary.json")
                 runs.append(Run(name, demos, seed, [*first, second, third]))
     return runs
 
 
-def _stage(root: Path, recipe: str, name: str, flags: dict[str, Any], done: str) -> Stage:
-    flags = {k: v for k, v in flags.items() if k != "finetune"}
+def _stage(root: Path, recipe: str, flags: dict[str, Any], done: str) -> Stage:
     digest = hashlib.sha256(json.dumps([recipe, flags], sort_keys=True).encode()).hexdigest()[:8]
-    return Stage(recipe, flags, root / f"{recipe}_{name}_{digest}", done)
+    return Stage(recipe, flags, root / f"{recipe}_{digest}", done)
 
 
 def report(records: list[dict[str, Any]], args: ExperimentArgs) -> str:

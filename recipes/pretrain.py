@@ -76,6 +76,12 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
         raise ValueError(f'`objective` must be "latent" or "supervised", got {args.objective!r}.')
     sizes = {"chunk_size": args.chunk_size, "image_size": args.image_size}
     options = parse_json_options(args.policy_config, "policy_config")
+    if clash := sizes.keys() & options.keys():
+        name = min(clash)
+        raise ValueError(
+            f"`{name}` is not for `policy_config`: the windows of video depend on it too. Give "
+            f"--{name} {options[name]} instead."
+        )
     latent = args.objective == "latent"
     policy = new_policy(
         args.policy_type,
@@ -108,6 +114,9 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         resize=args.resize,
         with_frames=args.objective == "latent",
         with_actions=args.objective == "supervised",
+        # Latent actions come from pixels and words, as in the paper: the states of different robots
+        # mean different things, and most video has none.
+        with_state=args.objective == "supervised",
         max_start=None if args.max_start < 0 else args.max_start,
     )
     return make_loader(

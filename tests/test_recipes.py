@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from data_fixtures import build_all
 from safetensors.torch import load_file
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
@@ -152,6 +153,15 @@ def test_finetuning_resumes_bit_for_bit_across_the_end_of_the_focus(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_latent_pretraining_takes_any_source_and_ignores_robot_states(tmp_path):
+    specs = build_all(tmp_path / "data")
+    sources = [specs["ssv2"], f"{specs['bridge']},views=images0"]
+    pretrain(tmp_path / "mixed", sources=sources, steps=1, frame_interval_s=0.2, max_start=-1)
+    pretrain(tmp_path / "robot", sources=[specs["lerobot_v3.0"]], steps=1, max_start=-1)
+    processor = LAWMProcessor.from_pretrained(tmp_path / "robot", subfolder="processor")
+    assert not processor.state_stats
+
+
 def test_supervised_pretraining_trains_the_policy_alone(tmp_path):
     pretrain(tmp_path, objective="supervised", sources=[DEMONSTRATIONS], steps=2)
     assert (tmp_path / "policy").is_dir()
@@ -193,6 +203,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         ({"objective": "latents"}, "objective"),
         ({"sources": ["tabeltop:reach"]}, "tabletop"),
         ({"policy_config": '{"hidden_sise": 3}'}, "hidden_size"),
+        ({"policy_config": '{"chunk_size": 3}'}, "--chunk_size 3"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, options, message):

@@ -67,7 +67,8 @@ class VideoWriter:
             rate = Fraction(round(fps))
         assert how.image_size is not None, "whoever encodes has chosen a size"
         self.container = av.open(file, "w", format="mp4")
-        options = {"crf": str(how.crf), "preset": "fast"}
+        # Decoding costs the trainer: half as much without CABAC and deblocking, for 10 % of bytes.
+        options = {"crf": str(how.crf), "preset": "fast", "tune": "fastdecode"}
         self.stream = self.container.add_stream("libx264", rate=rate, options=options)
         self.stream.pix_fmt, self.stream.gop_size = "yuv420p", how.keyframe_interval
         self.stream.height = self.stream.width = how.image_size

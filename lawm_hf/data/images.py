@@ -8,16 +8,22 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .source import BadClipError, Resize
 
 _LARGEST_GAP = 2.5  # between two frames of a sound video, in median intervals
+_SEEK_FRAMES = 4  # frames decoded in the time a seek takes
+# What an interrupted download leaves. Entropy coding never writes it, but VP9 decodes it to garbage
+# without a complaint.
+_HOLE = bytes(16)
+_ENTROPY_CODED = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4"}
 
 
 def fitted_size(width: int, height: int, size: int, resize: Resize) -> tuple[int, int]:
@@ -67,7 +73,12 @@ class Video:
         self.stream.codec_context.thread_count = 1
         self.keyframes = keyframes
         self.seek_beyond = 0  # a gap longer than this, in units of time_base, is worth a seek
-        self._frames: Iterator[Any] | None = None
+        # One for all frames: each would set up a scaler of its own otherwise.
+        self._reformatter = VideoReformatter()
+        # A seek costs about as much as to decode so much more.
+        frame = 1 / (float(self.stream.average_rate or 1) * self.time_base)
+        self._seek_cost = int(_SEEK_FRAMES * frame)
+        self._frames: Iterator[av.VideoFrame] | None = None
         self._position: int | None = None  # presentation time of the last decoded frame
 
     @property
@@ -109,7 +120,7 @@ class Video:
             return True
         if self.keyframes is not None:
             last = np.searchsorted(self.keyframes, time, side="right") - 1
-            return bool(last >= 0 and self.keyframes[last] > self._position)
+            return bool(last >= 0 and self.keyframes[last] > self._position + self._seek_cost)
         return time - self._position > self.seek_beyond
 
     def _seek(self, time: int) -> None:
@@ -118,7 +129,7 @@ class Video:
         while True:
             target = max(time - back, 0)
             self.container.seek(target, stream=self.stream, backward=True)
-            self._frames = iter(self.container.decode(self.stream))
+            self._frames = self._decode()
             first = next((frame for frame in self._frames if frame.pts is not None), None)
             # Containers seek by decoding time: where frames are reordered, that can be too late.
             if target == 0 or (first is not None and first.pts <= time):
@@ -130,9 +141,16 @@ class Video:
             self._frames = itertools.chain([first], self._frames)
         self._position = None
 
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        entropy_coded = self.stream.codec_context.codec.canonical_name in _ENTROPY_CODED
+        for packet in self.container.demux(self.stream):
+            if entropy_coded and _HOLE in bytes(packet):
+                raise BadClipError("a hole of zeros in the compressed video: fetch the file again")
+            yield from self.stream.codec_context.decode(packet)
+
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
         if self._frames is None:
-            self._frames = iter(self.container.decode(self.stream))
+            self._frames = self._decode()
         for frame in self._frames:
             if frame.pts is None:
                 continue
@@ -146,16 +164,17 @@ class Video:
         if frame.pts > time + tolerance:
             raise BadClipError(f"no frame at {time * self.time_base:.3f} s")
         width, height = fitted_size(frame.width, frame.height, size, resize)
-        pixels = frame.to_ndarray(
-            format="rgb24", width=width, height=height, interpolation="BILINEAR"
-        )
-        return crop_centre(pixels, size)
+        fitted = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
+        return crop_centre(fitted.to_ndarray(), size)
 
 
 def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, float]:
     """Times of all frames and of the keyframes, and seconds per unit of time; nothing is decoded.
 
     About 2 ms for a clip of Something-Something; also right for a variable frame rate.
+
+    Raises:
+        BadClipError: If there is no video, or frames or parts of them are missing.
     """
     packets, time_base = [], 0.0
     with av.open(str(file) if isinstance(file, Path) else file, "r") as container:

@@ -53,7 +53,7 @@ def make_loader(
         num_workers: Worker processes; 0 decodes in this one, best for a small cached source.
         prefetch_factor: Batches that each worker prepares ahead.
         windows_per_visit: Windows taken per decoded clip. By default 1 for a source that fits
-            `cache_bytes`, else 4.
+            `cache_bytes`, else 8.
         visits_per_block: Visits whose windows are shuffled together; memory grows with it.
         cache_bytes: Sources whose decoded frames take no more are kept in memory.
         max_bad_share: More bad windows than this share of a source is an error.
@@ -77,7 +77,7 @@ def make_loader(
         seed=seed,
         weights=tuple(w / sum(weights) for w in weights),
         num_parts=world_size * max(1, num_workers),
-        windows_per_visit=tuple(windows_per_visit or (1 if r.is_cached else 4) for r in readers),
+        windows_per_visit=tuple(windows_per_visit or (1 if r.is_cached else 8) for r in readers),
         visits_per_block=visits_per_block,
     )
     return WindowLoader(
@@ -97,13 +97,13 @@ def _open_readers(
 ) -> list[WindowReader]:
     """Readers whose samples stack: one number of views, and a state only if all have one alike."""
     state_sizes = {s.features.state_size for s in sources}
-    if len(state_sizes) > 1:
+    if window.with_state and len(state_sizes) > 1:
         logger.warning("The sources' states have sizes %s: no state is loaded.", state_sizes)
     readers = [
         WindowReader(
             source,
             window,
-            with_state=len(state_sizes) == 1,
+            with_state=window.with_state and len(state_sizes) == 1,
             cache_bytes=cache_bytes,
             source_index=i,
         )

@@ -30,6 +30,7 @@ class WindowSpec:
             `observation.images.front`). None takes all the source has.
         with_frames: Load x_t … x_{t+N} of the main camera.
         with_actions: Load the N actions at t … t+N-1, at the source's own rate.
+        with_state: Load the robot's state at t, if the source has one.
         max_start: Last frame of an episode at which a window may start.
     """
 
@@ -40,6 +41,7 @@ class WindowSpec:
     views: tuple[str, ...] | None = None
     with_frames: bool = False
     with_actions: bool = False
+    with_state: bool = True
     max_start: int | None = None
 
     def __post_init__(self):

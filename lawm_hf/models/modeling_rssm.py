@@ -187,7 +187,11 @@ class RSSM(nn.Module):
         if config.initial_state == "learned":
             self.initial_deter = nn.Parameter(torch.empty(deter))
         else:
-            self.initial_in = ScanLinear(embed, deter)
+            # Dense, it would be the largest matrix of all: 33M of preset 50m's 76M parameters.
+            blocks = config.num_blocks
+            self.initial_in = (
+                ScanLinear(embed, deter) if blocks == 1 else BlockLinear(embed, deter, blocks)
+            )
 
     def prior(self, deter: Tensor) -> Tensor:
         """Log-probabilities `(..., S, K)` of what comes with a deterministic state `(..., D)`."""
