@@ -164,8 +164,8 @@ def report(name: str, **values) -> None:
 def main() -> None:
     """Build the clips, measure each source."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--windows", type=int, default=400)
+    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--windows", type=int, default=1600)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--lerobot", action="store_true", help="compare with LeRobotDataset")
     args = parser.parse_args()
