@@ -17,6 +17,8 @@ from diffusers.training_utils import EMAModel
 
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowSpec, make_loader, open_source
+from lawm_hf.data.source import Source
+from lawm_hf.export import export_for_lerobot
 from lawm_hf.hub import push_run
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import (
@@ -61,16 +63,22 @@ class FinetuneArgs(TrainingArgs):
     max_grad_norm: float = arg(1.0, "clip the gradient to this norm")
 
 
-def build_policy(args: FinetuneArgs) -> tuple[LAWMPolicy, LAWMProcessor]:
-    """The pretrained policy with a fresh last layer, or a fresh policy; and its processor."""
+def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMProcessor]:
+    """The pretrained policy with a fresh last layer, or a fresh policy; and its processor.
+
+    Its sizes are those of the robot that the demonstrations show.
+    """
+    robot = source.features
+    sizes = {"action_size": robot.action_size, "state_size": robot.state_size}
+    if len(robot.cameras) > 2:
+        sizes["num_views"] = len(robot.cameras)
     if args.pretrained:
-        policy = LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy")
         processor = LAWMProcessor.from_pretrained(args.pretrained, subfolder="processor")
-        if not args.keep_action_head:
-            policy.reset_action_head()
-        return policy, processor
+        if args.keep_action_head:
+            return LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy"), processor
+        return LAWMPolicy.from_latent_pretraining(args.pretrained, **sizes), processor
     options = parse_json_options(args.policy_config, "policy_config")
-    policy = new_policy(args.policy_type, args.policy_preset, **options)
+    policy = new_policy(args.policy_type, args.policy_preset, **(sizes | options))
     processor = LAWMProcessor(
         image_size=policy.config.image_size,
         text_encoder=args.text_encoder,
@@ -80,7 +88,11 @@ def build_policy(args: FinetuneArgs) -> tuple[LAWMPolicy, LAWMProcessor]:
 
 
 def build_loader(
-    args: FinetuneArgs, policy: LAWMPolicy, processor: LAWMProcessor, accelerator: Accelerator
+    args: FinetuneArgs,
+    source: Source,
+    policy: LAWMPolicy,
+    processor: LAWMProcessor,
+    accelerator: Accelerator,
 ) -> FocusedLoader:
     """Demonstrations for this process, first frames first; sets the processor's statistics."""
     window = WindowSpec(
@@ -90,7 +102,6 @@ def build_loader(
         views=tuple(args.views) or None,
         with_actions=True,
     )
-    source = open_source(args.source)
     full, focus = (
         make_loader(
             source,
@@ -111,8 +122,9 @@ def build_loader(
 def main(args: FinetuneArgs) -> None:
     """Train by behaviour cloning, and save."""
     accelerator = make_accelerator(args)
-    policy, processor = build_policy(args)
-    loader = build_loader(args, policy, processor, accelerator)
+    source = open_source(args.source)
+    policy, processor = build_policy(args, source)
+    loader = build_loader(args, source, policy, processor, accelerator)
 
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
     groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
@@ -159,6 +171,7 @@ def main(args: FinetuneArgs) -> None:
             ema.copy_to(policy.parameters())
         policy.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
+        export_for_lerobot(args.output_dir, args.views or source.features.cameras)
         if args.push_to_hub:
             push_run(Path(args.output_dir), args.push_to_hub)
     accelerator.end_training()

@@ -23,7 +23,7 @@ LAYERS = {
     "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
     "envs": set(),
     "analysis": {"models", "data"},
-    "lerobot": {"models", "envs", "data", "evaluation"},
+    "lerobot": {"models", "envs", "data", "evaluation", "training"},
 }
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .configuration_lawm import LAWMPolicyConfig
@@ -124,12 +124,26 @@ class LAWMPolicy(PreTrainedModel):
         """Load a policy from a folder or a Hub repository; see `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: If the folder holds something that is not one of this package's policies.
+            ValueError: If the folder holds something that is not one of this package's policies, or
+                weights are missing or left over.
         """
         if cls is not LAWMPolicy:
-            return super().from_pretrained(
-                pretrained_model_name_or_path, *args, config=config, **kwargs
+            wants_info = kwargs.pop("output_loading_info", False)
+            policy, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                config=config,
+                output_loading_info=True,
+                **kwargs,
             )
+            wrong = {k: sorted(info[k]) for k in ("missing_keys", "unexpected_keys") if info[k]}
+            if wrong:
+                raise ValueError(
+                    f"The weights in {str(pretrained_model_name_or_path)!r} must be those of a "
+                    f"`{cls.__name__}` of its configuration, got {wrong}. Transformers would go on "
+                    "with random numbers. Fetch or save the folder again."
+                )
+            return (policy, info) if wants_info else policy
         if config is None:
             hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
             raw, _ = LAWMPolicyConfig.get_config_dict(pretrained_model_name_or_path, **hub)
@@ -149,6 +163,23 @@ class LAWMPolicy(PreTrainedModel):
         return policy_class.from_pretrained(
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
+
+    @classmethod
+    def from_latent_pretraining(cls, folder: str | Path, **sizes: int) -> "LAWMPolicy":
+        """The policy of a pretraining run, ready for finetuning: with a fresh last action layer.
+
+        Args:
+            folder: Folder or Hub repository that `recipes/pretrain.py` has written.
+            **sizes: `action_size`, `state_size` or `num_views` of the robot, where they are not
+                those of pretraining: the layers that depend on them start afresh, too.
+        """
+        config = AutoConfig.from_pretrained(folder, subfolder="policy")
+        config.update(sizes)
+        policy = cls.from_pretrained(
+            folder, subfolder="policy", config=config, ignore_mismatched_sizes=True
+        )
+        policy.reset_action_head()
+        return policy
 
     def count_views(self, pixel_values: Tensor) -> int:
         """Views `V` in `(B, V, C, H, W)`.

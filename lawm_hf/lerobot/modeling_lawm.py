@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LAWM policy as LeRobot drives it: `lerobot-train`, `lerobot-eval`, `lerobot-rollout`.
+
+A thin shell: inside are the transformers policy and its `LAWMProcessor`. The folder it saves is the
+one that `LAWMPolicy.from_pretrained` loads, and the other way round.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import draccus
+import torch
+from diffusers.training_utils import EMAModel
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+from transformers import MODEL_MAPPING
+
+from lawm_hf.evaluation import ChunkAggregator
+from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.models.images_lawm import resize
+from lawm_hf.training import parameter_groups
+
+from .configuration_lawm import SHARED_KEYS, LawmConfig
+
+_HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+
+
+class LawmPolicy(PreTrainedPolicy):
+    """See `lerobot.policies.PreTrainedPolicy`.
+
+    Args:
+        config: The configuration; new policies take their sizes from its features.
+        dataset_stats: Statistics of the data to train on; they replace those of a checkpoint.
+        dataset_meta: Its metadata: the instructions, whose mean embedding is subtracted.
+        lawm: The policy of a checkpoint; None for a new one.
+        processor: Its processor.
+    """
+
+    config_class = LawmConfig  # pyright: ignore[reportAssignmentType]
+    name = "lawm"  # pyright: ignore[reportAssignmentType]
+    config: Any
+
+    def __init__(
+        self,
+        config: LawmConfig,
+        dataset_stats: dict[str, dict[str, Any]] | None = None,
+        dataset_meta: Any = None,
+        lawm: LAWMPolicy | None = None,
+        processor: LAWMProcessor | None = None,
+        **_: Any,
+    ):
+        super().__init__(config)
+        if lawm is None or processor is None:
+            config.validate_features()
+            lawm, processor = _new(config)
+        config.adopt(lawm.config)
+        self.lawm, self.processor = lawm, processor
+        if dataset_stats:
+            named = {"state": dataset_stats.get(OBS_STATE), "actions": dataset_stats.get(ACTION)}
+            processor.set_statistics({k: v for k, v in named.items() if v is not None})
+        if dataset_meta is not None:
+            processor.center_tasks([str(task) for task in dataset_meta.tasks.index])
+        self._ema: EMAModel | None = None
+        self.reset()
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: Any = None,
+        dataset_stats: Any = None,
+        dataset_meta: Any = None,
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a folder or Hub repository, whichever library has saved it.
+
+        Raises:
+            ValueError: If weights are missing or left over, or no processor with statistics is
+                there.
+        """
+        del strict  # always
+        path, hub = str(pretrained_name_or_path), {k: kwargs[k] for k in _HUB_KEYS if k in kwargs}
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(path, **hub)
+        lawm = LAWMPolicy.from_pretrained(path, config=config.to_transformers(), **hub)
+        processor = LAWMProcessor.from_pretrained(path, **hub)
+        if not processor.action_stats:
+            raise ValueError(
+                f"{path!r} must hold the statistics of its actions, and its processor has none. "
+                "Pass the folder of a finetuned policy; a pretraining run goes to "
+                "--policy.pretrained_latent."
+            )
+        policy = cls(config, dataset_stats, dataset_meta, lawm, processor)
+        return policy.to(config.device).eval()
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write what transformers writes, and LeRobot's own keys into the same `config.json`."""
+        if state_dict is not None:
+            prefix = "lawm."
+            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items()}
+        elif self._ema is not None:
+            self._ema.store(self.lawm.parameters())
+            self._ema.copy_to(self.lawm.parameters())
+        self.lawm.save_pretrained(save_directory, state_dict=state_dict)
+        if state_dict is None and self._ema is not None:
+            self._ema.restore(self.lawm.parameters())
+        self.processor.save_pretrained(save_directory)
+        file = save_directory / "config.json"
+        ours = draccus.encode(self.config, PreTrainedConfig)
+        ours = {k: v for k, v in ours.items() if k not in SHARED_KEYS}  # some are another policy's
+        merged = ours | json.loads(file.read_text())
+        file.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
+
+    def get_optim_params(self) -> Any:
+        """Groups: the vision encoder learns at a rate of its own; no decay on vectors."""
+        c = self.config
+        vision = dict.fromkeys(self.lawm.vision_parameter_prefixes, c.optimizer_vision_lr)
+        return parameter_groups(self.lawm, c.optimizer_lr, c.optimizer_weight_decay, vision)
+
+    def update(self) -> None:
+        """After each update of the optimiser: average the weights, if asked to."""
+        if not self.config.ema_decay:
+            return
+        if self._ema is None:
+            decay = self.config.ema_decay
+            parameters = self.lawm.parameters()
+            self._ema = EMAModel(parameters, decay=decay, use_ema_warmup=True, power=0.75)
+        self._ema.step(self.lawm.parameters())
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self._aggregator = ChunkAggregator(self.config.aggregation, self.config.n_action_steps)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, batch: dict[str, Any], reduction: str = "mean"
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Behaviour-cloning loss; `reduction="none"` gives that of each sample, `(B,)`."""
+        outputs = self.lawm(
+            **self.processor(
+                **self._observation(batch),
+                actions=batch[ACTION],
+                action_is_pad=batch.get("action_is_pad"),
+                augment=self.training and self.config.augment,
+            )
+        )
+        if reduction == "none":
+            keep = (~batch["action_is_pad"]).float()
+            return (outputs.action_loss * keep).sum(1) / keep.sum(1).clamp(min=1), {}
+        return outputs.loss, {}
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
+        """Chunk in the robot's units, `(B, N, A)`, float32, on the device of the policy."""
+        self.eval()
+        chunk = self.lawm.predict_action_chunk(**self.processor(**self._observation(batch)))
+        return self.processor.unnormalize_actions(chunk.float())
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
+        """The next action, `(B, A)`: aggregated over the chunks that reach it."""
+        if self._aggregator.needs_chunk:
+            self._aggregator.add(self.predict_action_chunk(batch).cpu().numpy())
+        action = torch.from_numpy(self._aggregator.next_action())
+        return action.float().to(self.lawm.device)
+
+    def _observation(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """LeRobot's batch as the processor wants it."""
+        keys = list(self.config.image_features)
+        missing = [k for k in [*keys, "task"] if k not in batch]
+        if missing:
+            raise ValueError(
+                f"This policy needs {[*keys, 'task']}, got no {missing} among {sorted(batch)}. "
+                "Rename with --rename_map, or give --task."
+            )
+        size = self.lawm.config.image_size
+        views = [resize(batch[key][:, None], size, key) for key in keys]
+        observation = {"images": torch.cat(views, 1), "task": list(batch["task"])}
+        if self.lawm.config.state_size:
+            observation["state"] = batch[OBS_STATE]
+        return observation
+
+
+def _new(config: LawmConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
+    """A fresh policy, or the policy of a latent pretraining run with a fresh last layer."""
+    options = config.to_transformers()
+    if config.pretrained_latent:
+        sizes = {k: getattr(options, k) for k in ("action_size", "state_size", "num_views")}
+        lawm = LAWMPolicy.from_latent_pretraining(config.pretrained_latent, **sizes)
+        processor = LAWMProcessor.from_pretrained(config.pretrained_latent, subfolder="processor")
+        return lawm, processor
+    policy_class: Any = MODEL_MAPPING[type(options)]
+    processor = LAWMProcessor(
+        image_size=options.image_size,
+        text_encoder=config.text_encoder,
+        task_embed_size=options.task_embed_size,
+    )
+    return policy_class(options), processor

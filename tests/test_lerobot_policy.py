@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One folder, both libraries: what either saves the other loads, with the same actions."""
+
+import json
+import shutil
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from lawm_hf import (
+    BakuConfig,
+    BakuPolicy,
+    DiffusionPolicy,
+    DiffusionPolicyConfig,
+    DreamerV3Config,
+    DreamerV3WorldModel,
+    LawmForPretraining,
+    LAWMPolicy,
+    LAWMProcessor,
+)
+from lawm_hf.export import export_for_lerobot
+
+pytest.importorskip("lerobot")
+
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+from lawm_hf.lerobot import LawmConfig
+from lawm_hf.models.configuration_lawm import _LEROBOT_KEYS
+
+TASKS = ["go to the red cube", "go to the blue cube"]
+STATS = {
+    "state": {"min": -np.ones(8), "max": 2 * np.ones(8)},
+    "actions": {"min": -3 * np.ones(7), "max": np.ones(7)},
+}
+SMALL = {"hidden_size": 32, "image_size": 32, "task_embed_size": 64}
+
+
+def make_policy(kind: str, **options) -> LAWMPolicy:
+    torch.manual_seed(0)
+    if kind == "baku":
+        options = {"num_layers": 1} | options
+        return BakuPolicy(BakuConfig.from_preset("tabletop", **SMALL, **options)).eval()
+    options = {"down_dims": (16, 32), "step_embed_size": 32} | options
+    config = DiffusionPolicyConfig.from_preset("tabletop", **SMALL, **options)
+    return DiffusionPolicy(config).eval()
+
+
+def make_processor() -> LAWMProcessor:
+    processor = LAWMProcessor(image_size=32, task_embed_size=64)
+    processor.set_statistics(STATS)
+    processor.center_tasks(TASKS)
+    return processor
+
+
+@pytest.fixture(params=["baku", "diffusion"])
+def folder(request, tmp_path):
+    make_policy(request.param).save_pretrained(tmp_path / "ours")
+    make_processor().save_pretrained(tmp_path / "ours")
+    export_for_lerobot(tmp_path / "ours", ["front", "observation.images.wrist"])
+    return tmp_path / "ours"
+
+
+def observation() -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "observation.images.front": torch.rand(2, 3, 48, 64, generator=generator),
+        "observation.images.wrist": torch.rand(2, 3, 32, 32, generator=generator),
+        "observation.state": torch.rand(2, 8, generator=generator),
+        "task": TASKS,
+    }
+
+
+def by_transformers(folder) -> torch.Tensor:
+    from lawm_hf.models.images_lawm import resize
+
+    policy, processor = LAWMPolicy.from_pretrained(folder), LAWMProcessor.from_pretrained(folder)
+    o = observation()
+    front, wrist = (o[f"observation.images.{v}"][:, None] for v in ("front", "wrist"))
+    images = torch.cat([resize(front, 32, "front"), wrist], 1)
+    torch.manual_seed(2)
+    batch = processor(images=images, task=TASKS, state=o["observation.state"])
+    return processor.unnormalize_actions(policy.predict_action_chunk(**batch))
+
+
+def by_lerobot(folder, save_to=None) -> torch.Tensor:
+    config = PreTrainedConfig.from_pretrained(folder)
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+    before, after = make_pre_post_processors(config, pretrained_path=str(folder))
+    torch.manual_seed(2)
+    chunk = after(policy.predict_action_chunk(before(observation())))
+    if save_to:
+        for part in (policy, before, after):
+            part.save_pretrained(save_to)
+    return chunk
+
+
+def test_both_libraries_compute_the_same_actions_from_what_either_has_saved(folder, tmp_path):
+    expected = by_transformers(folder)
+    torch.testing.assert_close(by_lerobot(folder, tmp_path / "theirs"), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(by_transformers(tmp_path / "theirs"), expected, atol=1e-6, rtol=0)
+    ours, theirs = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    # And once more through transformers.
+    AutoModel.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "again")
+    LAWMProcessor.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "again")
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        shutil.copy(tmp_path / "theirs" / name, tmp_path / "again")
+    torch.testing.assert_close(by_lerobot(tmp_path / "again"), expected, atol=1e-6, rtol=0)
+
+
+def test_the_exported_pipelines_are_those_that_lerobot_writes(folder, tmp_path):
+    by_lerobot(folder, tmp_path / "theirs")
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        ours, theirs = (json.loads((f / name).read_text()) for f in (folder, tmp_path / "theirs"))
+        assert ours == theirs
+
+
+def test_every_key_that_lerobot_writes_is_known_to_our_configurations():
+    shared = {f.name for c in (BakuConfig, DiffusionPolicyConfig) for f in fields(c)}
+    assert {f.name for f in fields(LawmConfig)} - shared <= _LEROBOT_KEYS | {
+        "model_type",
+        "auto_map",
+    }
+
+
+def remove_statistics(folder):
+    file = folder / "processor_config.json"
+    config = json.loads(file.read_text())
+    config["action_stats"] = None
+    file.write_text(json.dumps(config))
+
+
+def rename_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    weights["renamed"] = weights.pop(name)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def remove_the_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def remove_the_processor(folder):
+    (folder / "processor_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "mutilate", [remove_statistics, rename_a_weight, remove_the_weights, remove_the_processor]
+)
+@pytest.mark.parametrize("load", [by_transformers, by_lerobot])
+def test_a_mutilated_folder_is_an_error_in_both_libraries(folder, mutilate, load):
+    mutilate(folder)
+    with pytest.raises((ValueError, OSError)):
+        load(folder)
+
+
+def new_policy(**options):
+    views = {
+        f"observation.images.{v}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
+        for v in ("front", "wrist")
+    }
+    config = LawmConfig(
+        device="cpu",
+        input_features={**views, "observation.state": PolicyFeature(FeatureType.STATE, (6,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (5,))},
+        **options,
+    )
+    statistics = {
+        "observation.state": {"min": np.zeros(6), "max": np.ones(6)},
+        "action": {"min": -np.ones(5), "max": np.ones(5)},
+    }
+    return get_policy_class("lawm")(config, dataset_stats=statistics)
+
+
+def training_batch(size: int = 2) -> dict:
+    return {
+        "observation.images.front": torch.rand(size, 3, 32, 32),
+        "observation.images.wrist": torch.rand(size, 3, 32, 32),
+        "observation.state": torch.rand(size, 6),
+        "action": torch.rand(size, 10, 5),
+        "action_is_pad": torch.zeros(size, 10, dtype=torch.bool),
+        "task": ["go"] * size,
+    }
+
+
+@pytest.fixture
+def pretraining(tmp_path):
+    policy = make_policy("baku", latent_norm="batch")
+    world = DreamerV3WorldModel(
+        DreamerV3Config.from_preset("tiny", deter_size=32, hidden_size=16, depth=8)
+    )
+    LawmForPretraining(policy, world).save_pretrained(tmp_path / "pretraining")
+    LAWMProcessor(image_size=32, task_embed_size=64).save_pretrained(
+        tmp_path / "pretraining/processor"
+    )
+    return tmp_path / "pretraining", policy
+
+
+def test_a_latent_pretraining_run_starts_a_policy_for_another_robot(pretraining):
+    folder, pretrained = pretraining
+    policy = new_policy(pretrained_latent=str(folder))
+    ours, theirs = policy.lawm.state_dict(), pretrained.state_dict()
+    fresh = {k for k in ours if ours[k].shape != theirs[k].shape or not ours[k].equal(theirs[k])}
+    state = {"proprioception.0.weight"}
+    assert fresh <= {"action_head.weight", "action_head.bias"} | state | {
+        k for k in ours if k.startswith("latent_norm")
+    }
+    assert policy.lawm.action_head.weight.shape[0] == 10 * 5
+    loss, _ = policy.train().forward(training_batch())
+    loss.backward()
+    assert all(
+        p.grad is not None for n, p in policy.named_parameters() if not n.startswith("processor")
+    )
+
+
+def test_the_loss_of_each_sample_averages_to_the_loss():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, augment=False, **SMALL).eval()
+    batch = training_batch(4)
+    loss, _ = policy.forward(batch)
+    each, _ = policy.forward(batch, reduction="none")
+    assert each.shape == (4,)
+    torch.testing.assert_close(each.mean(), loss)
+
+
+def test_averaged_weights_are_saved_and_training_goes_on_with_its_own(tmp_path):
+    policy = new_policy(policy_preset="tabletop", num_layers=1, ema_decay=0.9, **SMALL)
+    policy.update()
+    with torch.no_grad():
+        for parameter in policy.lawm.parameters():
+            parameter.add_(1.0)
+    policy.update()
+    now = {k: v.clone() for k, v in policy.lawm.state_dict().items()}
+    policy.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert not saved["action_head.weight"].equal(now["action_head.weight"])
+    assert all(v.equal(now[k]) for k, v in policy.lawm.state_dict().items())
+
+
+def test_a_policy_acts_step_by_step_and_asks_its_network_only_when_due():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, n_action_steps=3, **SMALL).eval()
+    calls = []
+    predict = policy.predict_action_chunk
+    policy.predict_action_chunk = lambda batch: (calls.append(1), predict(batch))[1]
+    batch = training_batch()
+    for _ in range(7):
+        assert policy.select_action(batch).shape == (2, 5)
+    assert len(calls) == 3
+    policy.reset()
+    policy.select_action(batch)
+    assert len(calls) == 4
+
+
+def test_a_missing_camera_or_instruction_is_named():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, **SMALL).eval()
+    batch = training_batch()
+    del batch["observation.images.wrist"], batch["task"]
+    with pytest.raises(ValueError, match=r"wrist.*task"):
+        policy.select_action(batch)
