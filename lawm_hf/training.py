@@ -5,6 +5,7 @@ A recipe keeps the loop itself; nothing here calls back into it.
 """
 
 import dataclasses
+import importlib
 import importlib.metadata
 import json
 import os
@@ -135,7 +136,7 @@ def new_policy(policy_type: str, preset: str, **options: Any) -> LAWMPolicy:
     """A freshly initialised policy.
 
     Args:
-        policy_type: `"baku"` or `"diffusion"`.
+        policy_type: `"baku"`, `"diffusion"`, or `"lerobot:act"`.
         preset: `"tabletop"` or `"default"` (the paper's sizes).
         **options: Fields of its configuration, over the preset's.
 
@@ -146,7 +147,12 @@ def new_policy(policy_type: str, preset: str, **options: Any) -> LAWMPolicy:
         return BakuPolicy(BakuConfig.from_preset(preset, **options))
     if policy_type == "diffusion":
         return DiffusionPolicy(DiffusionPolicyConfig.from_preset(preset, **options))
-    raise ValueError(f'`policy_type` must be "baku" or "diffusion", got {policy_type!r}.')
+    if policy_type == "lerobot:act":
+        act = importlib.import_module(".lerobot.act", __package__)  # only this needs LeRobot
+        return act.LeRobotActPolicy(act.LeRobotActConfig.from_preset(preset, **options))
+    raise ValueError(
+        f'`policy_type` must be "baku", "diffusion" or "lerobot:act", got {policy_type!r}.'
+    )
 
 
 def parameter_groups(

@@ -48,7 +48,7 @@ class FinetuneArgs(TrainingArgs):
     )
     pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
     keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
-    policy_type: str = arg("baku", "from scratch: baku or diffusion")
+    policy_type: str = arg("baku", "from scratch: baku, diffusion or lerobot:act")
     policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
     policy_config: str = arg("", "from scratch: JSON overrides of the policy's configuration")
     text_encoder: str = arg("hashing", "from scratch: hashing, or a transformers text model id")

@@ -51,7 +51,7 @@ class PretrainArgs(TrainingArgs):
     )
     weights: list[float] = arg([], "probability of each source per sample; equal by default")
     objective: str = arg("latent", "latent, or supervised: train on the sources' true actions")
-    policy_type: str = arg("baku", "baku or diffusion")
+    policy_type: str = arg("baku", "baku, diffusion or lerobot:act")
     policy_preset: str = arg("tabletop", "tabletop, or default: the paper's sizes")
     policy_config: str = arg("", "JSON overrides of the policy's configuration")
     world_model_preset: str = arg("tiny", "tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m")

@@ -29,7 +29,7 @@ pytest.importorskip("lerobot")
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-from lawm_hf.lerobot import LawmConfig
+from lawm_hf.lerobot.configuration_lawm import SHARED_KEYS, LawmConfig
 from lawm_hf.models.configuration_lawm import _LEROBOT_KEYS
 
 TASKS = ["go to the red cube", "go to the blue cube"]
@@ -122,11 +122,7 @@ def test_the_exported_pipelines_are_those_that_lerobot_writes(folder, tmp_path):
 
 
 def test_every_key_that_lerobot_writes_is_known_to_our_configurations():
-    shared = {f.name for c in (BakuConfig, DiffusionPolicyConfig) for f in fields(c)}
-    assert {f.name for f in fields(LawmConfig)} - shared <= _LEROBOT_KEYS | {
-        "model_type",
-        "auto_map",
-    }
+    assert {f.name for f in fields(LawmConfig)} - set(SHARED_KEYS) <= _LEROBOT_KEYS
 
 
 def remove_statistics(folder):

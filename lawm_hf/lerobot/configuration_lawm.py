@@ -14,7 +14,13 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from lawm_hf.models import BakuConfig, DiffusionPolicyConfig, LAWMPolicyConfig
 
-_POLICIES: dict[str, Any] = {"baku": BakuConfig, "diffusion": DiffusionPolicyConfig}
+from .act import LeRobotActConfig
+
+_POLICIES: dict[str, Any] = {
+    "baku": BakuConfig,
+    "diffusion": DiffusionPolicyConfig,
+    "lerobot:act": LeRobotActConfig,
+}
 _OPTIONS = sorted({f.name for config in _POLICIES.values() for f in fields(config)})
 SHARED_KEYS = [*_OPTIONS, "model_type", "auto_map"]
 _ModelOptions: Any = make_dataclass("_ModelOptions", [(key, Any, None) for key in SHARED_KEYS])
@@ -23,10 +29,10 @@ _ModelOptions: Any = make_dataclass("_ModelOptions", [(key, Any, None) for key i
 @PreTrainedConfig.register_subclass("lawm")
 @dataclass
 class LawmConfig(_ModelOptions, PreTrainedConfig):
-    """Options of a policy (`BakuConfig`, `DiffusionPolicyConfig`) and of its use in LeRobot.
+    """Options of a policy (`BakuConfig`, `DiffusionPolicyConfig`, …) and of its use in LeRobot.
 
     Args:
-        policy_type: From scratch: `"baku"` or `"diffusion"`.
+        policy_type: From scratch: `"baku"`, `"diffusion"` or `"lerobot:act"`.
         policy_preset: From scratch: `"default"` (the paper's sizes) or `"tabletop"`.
         pretrained_latent: Folder or Hub repository of a latent pretraining run to start from, with
             a fresh last action layer.
@@ -72,7 +78,7 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
                 f"{self.n_action_steps}."
             )
 
-    def to_transformers(self) -> LAWMPolicyConfig:
+    def to_transformers(self) -> Any:
         """The policy's configuration: a saved one, that of `pretrained_latent`, or a preset."""
         given = {key: getattr(self, key) for key in _OPTIONS if getattr(self, key) is not None}
         if self.model_type is not None:

@@ -56,8 +56,9 @@ class LawmPolicy(PreTrainedPolicy):
         if lawm is None or processor is None:
             config.validate_features()
             lawm, processor = _new(config)
-        config.adopt(lawm.config)
-        self.lawm, self.processor = lawm, processor
+        self.lawm: Any = lawm
+        self.processor = processor
+        config.adopt(self.lawm.config)
         if dataset_stats:
             named = {"state": dataset_stats.get(OBS_STATE), "actions": dataset_stats.get(ACTION)}
             processor.set_statistics({k: v for k, v in named.items() if v is not None})
@@ -121,7 +122,8 @@ class LawmPolicy(PreTrainedPolicy):
     def get_optim_params(self) -> Any:
         """Groups: the vision encoder learns at a rate of its own; no decay on vectors."""
         c = self.config
-        vision = dict.fromkeys(self.lawm.vision_parameter_prefixes, c.optimizer_vision_lr)
+        prefixes: tuple[str, ...] = self.lawm.vision_parameter_prefixes
+        vision: dict[str, Any] = dict.fromkeys(prefixes, c.optimizer_vision_lr)
         return parameter_groups(self.lawm, c.optimizer_lr, c.optimizer_weight_decay, vision)
 
     def update(self) -> None:

@@ -7,6 +7,7 @@ Shapes, here and everywhere: `B` batch, `V` views, `N` chunk steps, `C,H,W` imag
 `L` task embedding, `A` action.
 """
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class LAWMPolicy(PreTrainedModel):
     vision_parameter_prefixes: tuple[str, ...] = ()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> Any:
         """Load a policy from a folder or a Hub repository; see `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -129,13 +130,14 @@ class LAWMPolicy(PreTrainedModel):
         """
         if cls is not LAWMPolicy:
             wants_info = kwargs.pop("output_loading_info", False)
-            policy, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path,
                 *args,
                 config=config,
                 output_loading_info=True,
                 **kwargs,
             )
+            policy, info = loaded
             wrong = {k: sorted(info[k]) for k in ("missing_keys", "unexpected_keys") if info[k]}
             if wrong:
                 raise ValueError(
@@ -150,6 +152,8 @@ class LAWMPolicy(PreTrainedModel):
             model_type = raw.get("model_type", "")
         else:
             model_type = config.model_type
+        if model_type.startswith("lawm_lerobot_"):  # registered when imported, with LeRobot
+            importlib.import_module(f"lawm_hf.lerobot.{model_type.removeprefix('lawm_lerobot_')}")
         # Its `get` does not know what `AutoConfig.register` added.
         known = model_type in CONFIG_MAPPING
         config_class = CONFIG_MAPPING[model_type] if known else object
