@@ -55,7 +55,7 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
     text_encoder: str = "hashing"
     augment: bool = True
     n_action_steps: int = 1
-    aggregation: str = "uniform"
+    aggregation: str = "none"
     ema_decay: float = 0.0
     # All identity: the policy's own processor normalises, in LeRobot as elsewhere.
     normalization_mapping: dict[str, NormalizationMode] = field(

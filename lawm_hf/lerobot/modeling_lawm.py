@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import draccus
 import torch
+import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
@@ -20,7 +21,6 @@ from transformers import MODEL_MAPPING
 
 from lawm_hf.evaluation import ChunkAggregator
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
-from lawm_hf.models.images_lawm import resize
 from lawm_hf.training import parameter_groups
 
 from .configuration_lawm import SHARED_KEYS, LawmConfig
@@ -181,12 +181,22 @@ class LawmPolicy(PreTrainedPolicy):
                 f"This policy needs {[*keys, 'task']}, got no {missing} among {sorted(batch)}. "
                 "Rename with --rename_map, or give --task."
             )
-        size = self.lawm.config.image_size
-        views = [resize(batch[key][:, None], size, key) for key in keys]
-        observation = {"images": torch.cat(views, 1), "task": list(batch["task"])}
+        views = [_scaled(batch[key], self.lawm.config.image_size, key) for key in keys]
+        observation = {"images": torch.stack(views, 1), "task": list(batch["task"])}
         if self.lawm.config.state_size:
             observation["state"] = batch[OBS_STATE]
         return observation
+
+
+def _scaled(images: Tensor, size: int, name: str) -> Tensor:
+    """`(B, C, H, W)` to squares, filtered as the frames that our loader reads."""
+    if min(images.shape[-2:]) < size:
+        raise ValueError(
+            f"`{name}` must be at least {size} pixels on each side, got {tuple(images.shape[-2:])}."
+        )
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def _new(config: LawmConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
