@@ -1,31 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rolling a policy out: aggregation of overlapping chunks, episodes in lockstep, intervals."""
+"""Rolling a policy out: aggregation of overlapping chunks, episodes in lockstep."""
 
-import json
-import math
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from .data.images import decode_image
 from .models import LAWMPolicy, LAWMProcessor
+from .results import EpisodeResult, Trial
 
 Aggregation = Literal["uniform", "exponential", "none"]
-
-
-@dataclass
-class EpisodeResult:
-    """Outcome of one episode; `seed` names its initial state."""
-
-    seed: int
-    task: str
-    is_success: bool
-    length: int
 
 
 class ChunkAggregator:
@@ -37,7 +25,7 @@ class ChunkAggregator:
     """
 
     def __init__(
-        self, aggregation: Aggregation = "uniform", n_action_steps: int = 1, decay: float = 0.3
+        self, aggregation: Aggregation = "none", n_action_steps: int = 1, decay: float = 0.3
     ):
         if aggregation not in get_args(Aggregation):
             raise ValueError(
@@ -75,46 +63,6 @@ class ChunkAggregator:
         return np.tensordot(weights / weights.sum(), actions, axes=1)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a rate (95 % by default), both ends in [0, 1]."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, z2 = successes / trials, z * z
-    center = rate + z2 / (2 * trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
-    scale = 1 + z2 / trials
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
-
-
-def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rate with its 95 % Wilson interval, overall and by task."""
-    tasks = sorted({r.task for r in results})
-
-    def rate(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
-        successes = sum(r.is_success for r in rows)
-        low, high = wilson_interval(successes, len(rows))
-        return {
-            "success_rate": successes / max(len(rows), 1),
-            "interval_95": [round(low, 4), round(high, 4)],
-            "successes": successes,
-            "episodes": len(rows),
-        }
-
-    summary = rate(results)
-    summary["mean_length"] = float(np.mean([r.length for r in results])) if results else 0.0
-    summary["per_task"] = {task: rate([r for r in results if r.task == task]) for task in tasks}
-    return summary
-
-
-def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> None:
-    """Write `episodes.jsonl` (one line each) and `summary.json`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(asdict(r)) for r in results]
-    (folder / "episodes.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "summary.json").write_text(json.dumps(summarize(results), indent=2))
-
-
 @torch.no_grad()
 def predict(
     policy: LAWMPolicy,
@@ -132,12 +80,16 @@ def predict(
         tasks: Instructions.
         views: Names of the views, in the order of training.
     """
-    pixels = np.stack([np.stack([o["pixels"][v] for v in views]) for o in observations])
+    size = policy.config.image_size
+    # Scaled as the frames that the policy was trained on.
+    pixels = np.stack(
+        [[decode_image(o["pixels"][v], size, "squash") for v in views] for o in observations]
+    )
     state = None
     if policy.config.state_size:
         state = torch.from_numpy(np.stack([o["agent_pos"] for o in observations]))
     batch = processor(
-        images=torch.from_numpy(pixels).permute(0, 1, 4, 2, 3),  # (B, V, C, H, W)
+        images=torch.from_numpy(pixels),  # (B, V, C, H, W)
         task=list(tasks),
         state=state,
     )
@@ -146,76 +98,92 @@ def predict(
     return processor.unnormalize_actions(chunk.float().cpu()).numpy()
 
 
+def fingerprint(policy: LAWMPolicy, processor: LAWMProcessor) -> str:
+    """Hash of all weights and of the processor's settings: the same policy, wherever it lies."""
+    digest = hashlib.sha256(processor.to_json_string().encode())
+    for name, tensor in sorted(policy.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def rollout(
     policy: LAWMPolicy,
     processor: LAWMProcessor,
     make_env: Callable[[], Any],
-    seeds: Sequence[int],
+    trials: Sequence[Trial],
     views: Sequence[str],
-    aggregation: Aggregation = "uniform",
+    aggregation: Aggregation = "none",
     n_action_steps: int = 1,
     lockstep: int = 50,
-    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    on_step: Callable[[Trial, dict[str, Any]], None] | None = None,
+    on_end: Callable[[EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
-    """Play one episode per seed, `lockstep` of them at a time with one batched policy call.
+    """Play the trials, `lockstep` of them at a time with one batched policy call.
 
     Args:
         policy: A finetuned policy; put into evaluation mode.
         processor: Its processor.
-        make_env: Builds a gymnasium environment whose `reset(seed=...)` fixes the initial state,
-            with `task_description` and `info["is_success"]`.
-        seeds: Initial states, one episode each.
+        make_env: Builds a gymnasium environment whose `reset(seed=..., options=...)` fixes the
+            initial state, with `task_description` and `info["is_success"]`.
+        trials: Episodes to play.
         views: Camera names in the order of training.
         aggregation: How overlapping chunks become one action.
         n_action_steps: Steps between two calls of the policy.
-        lockstep: Environments alive at once.
-        on_step: Called with `(seed, observation)` before each action, for videos.
+        lockstep: Environments alive at once. With 1, an episode is a function of its trial, the
+            noise of a policy that draws some included.
+        on_step: Called with `(trial, observation)` before each action, for videos.
+        on_end: Called with each result as its episode ends.
     """
     policy.eval()
     results: list[EpisodeResult] = []
-    envs = [make_env() for _ in range(min(lockstep, len(seeds)))]
-    with tqdm(total=len(seeds), desc="episodes") as bar:
-        for start in range(0, len(seeds), len(envs)):
-            group = list(seeds[start : start + len(envs)])
-            results += _play(
-                policy, processor, envs, group, views, aggregation, n_action_steps, on_step
-            )
-            bar.update(len(group))
-            bar.set_postfix_str(f"success {np.mean([r.is_success for r in results]):.1%}")
-    for env in envs:
-        env.close()
+    envs = [make_env() for _ in range(min(lockstep, len(trials)))]
+    try:
+        for start in range(0, len(trials), max(len(envs), 1)):
+            group = list(trials[start : start + len(envs)])
+            options = (aggregation, n_action_steps, on_step, on_end)
+            results += _play(policy, processor, envs, group, views, *options)
+    finally:
+        for env in envs:
+            env.close()
     return results
 
 
 def _play(
-    policy, processor, envs, seeds, views, aggregation, n_action_steps, on_step
+    policy, processor, envs, trials, views, aggregation, n_action_steps, on_step, on_end
 ) -> list[EpisodeResult]:
     """One group of episodes in lockstep; an environment that has ended is left alone."""
-    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=False)]
-    tasks = [env.unwrapped.task_description for env, _ in zip(envs, seeds, strict=False)]
+    envs = envs[: len(trials)]
+    if len(trials) == 1:
+        torch.manual_seed(trials[0].seed)
+    observations = [
+        env.reset(seed=trial.seed, options=trial.options)[0]
+        for env, trial in zip(envs, trials, strict=True)
+    ]
+    tasks = [env.unwrapped.task_description for env in envs]
     aggregator = ChunkAggregator(aggregation, n_action_steps)
     results: dict[int, EpisodeResult] = {}
-    alive = list(range(len(seeds)))
-    chunks = np.zeros((len(seeds), policy.config.chunk_size, policy.config.action_size))
+    alive = list(range(len(trials)))
+    chunks = np.zeros((len(trials), policy.config.chunk_size, policy.config.action_size))
     while alive:
         if on_step is not None:
             for i in alive:
-                on_step(seeds[i], observations[i])
+                on_step(trials[i], observations[i])
         if aggregator.needs_chunk:
             chunks = chunks.copy()
-            chunks[alive] = predict(
-                policy,
-                processor,
-                [observations[i] for i in alive],
-                [tasks[i] for i in alive],
-                views,
-            )
+            seen, told = [observations[i] for i in alive], [tasks[i] for i in alive]
+            chunks[alive] = predict(policy, processor, seen, told, views)
             aggregator.add(chunks)
         actions = aggregator.next_action().clip(-1, 1).astype(np.float32)
         for i in list(alive):
             observations[i], _, terminated, truncated, info = envs[i].step(actions[i])
             if terminated or truncated:
-                success = bool(info["is_success"])
-                results[i] = EpisodeResult(seeds[i], tasks[i], success, aggregator.step)
+                outcome = (tasks[i], bool(info["is_success"]), aggregator.step)
+                results[i] = EpisodeResult(trials[i].seed, *outcome, *_origin(trials[i]))
                 alive.remove(i)
-    return [results[i] for i in range(len(seeds))]
+                if on_end is not None:
+                    on_end(results[i])
+    return [results[i] for i in range(len(trials))]
+
+
+def _origin(trial: Trial) -> tuple[str, int | None, int | None]:
+    return trial.suite, trial.task_index, trial.init_state

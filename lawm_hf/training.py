@@ -120,6 +120,13 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
         # Video without proprioception leaves the state token's parameters unused.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise RuntimeError(
+            f"The launcher has started {launched} processes, but Accelerate sees "
+            f"{accelerator.num_processes}: each would do all the work. On CPUs set "
+            "ACCELERATE_USE_CPU=true before torchrun."
+        )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
         threads = os.environ.get("LAWM_NUM_THREADS")
         torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))

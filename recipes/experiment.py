@@ -24,7 +24,7 @@ import yaml
 from tqdm import tqdm
 
 from lawm_hf.arguments import arg, parse_args
-from lawm_hf.evaluation import wilson_interval
+from lawm_hf.results import wilson_interval
 
 RECIPES = Path(__file__).parent
 

@@ -59,6 +59,12 @@ class FinetuneArgs(TrainingArgs):
     augment: bool = arg(True, "random shift and colour jitter")
     ema_decay: float = arg(0.0, "highest decay of averaged weights, which are then saved; 0: off")
     steps: int = arg(500, "updates of the optimiser")
+    learning_rate: float | None = arg(
+        None, "peak learning rate of the policy; by default 1e-3, pretrained 5e-4"
+    )
+    vision_learning_rate: float | None = arg(
+        None, "peak learning rate of its vision encoder; by default 3e-3, pretrained 3e-4"
+    )
     weight_decay: float = arg(1e-4, "AdamW weight decay on matrices (not on biases and norms)")
     max_grad_norm: float = arg(1.0, "clip the gradient to this norm")
 
@@ -126,8 +132,12 @@ def main(args: FinetuneArgs) -> None:
     policy, processor = build_policy(args, source)
     loader = build_loader(args, source, policy, processor, accelerator)
 
-    vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
-    groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
+    # Higher rates wash out what pretraining has found (README).
+    rates = (5e-4, 3e-4) if args.pretrained else (1e-3, 3e-3)
+    given = (args.learning_rate, args.vision_learning_rate)
+    rate, vision_rate = (r if g is None else g for r, g in zip(rates, given, strict=True))
+    vision = dict.fromkeys(policy.vision_parameter_prefixes, vision_rate)
+    groups = parameter_groups(policy, rate, args.weight_decay, vision)
     ema = None
     if args.ema_decay:
         ema = EMAModel(policy.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)

@@ -23,11 +23,11 @@ def test_a_configuration_is_read_by_its_recipe(path):
     args = parse_args(arguments_class(path), [str(path)])
     if hasattr(args, "policy_config"):
         parse_json_options(args.policy_config, "policy_config")
-    sources = getattr(args, "sources", None) or [getattr(args, "source", None)]
+    sources = getattr(args, "sources", None) or [getattr(args, "source", "")]
     if hasattr(args, "finetune"):
         sources = [json.loads(args.finetune)["source"].format(demos=5)]
         flags = [f for f in json.loads(args.pretraining).values() if f]
         known = set(recipe("pretrain").PretrainArgs.__dataclass_fields__) | {"finetune"}
         assert all(set(f) <= known for f in flags)
-    for source in sources:
+    for source in filter(None, sources):
         parse_spec(source)

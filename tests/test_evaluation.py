@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lawm_hf.evaluation import (
-    ChunkAggregator,
+from lawm_hf.evaluation import ChunkAggregator, rollout
+from lawm_hf.results import (
     EpisodeResult,
-    rollout,
+    FailureVideos,
+    Trial,
+    append_result,
+    read_results,
+    start_results,
     summarize,
     wilson_interval,
     write_results,
@@ -92,7 +96,7 @@ class CountingEnv:
     def unwrapped(self):
         return self
 
-    def reset(self, seed):
+    def reset(self, seed, options=None):
         self.seed, self.steps, self.right = seed, 0, True
         return self._observation(), {}
 
@@ -122,7 +126,11 @@ def test_episodes_in_lockstep_keep_their_own_observations_actions_and_lengths(mo
         def eval(self):
             pass
 
-    results = rollout(Policy(), None, CountingEnv, seeds=[4, 0, 2, 7, 1], views=[], lockstep=3)
+    trials, ended = [Trial(seed) for seed in (4, 0, 2, 7, 1)], []
+    results = rollout(
+        Policy(), None, CountingEnv, trials, views=[], lockstep=3, on_end=ended.append
+    )
+    assert [r.seed for r in ended] == [0, 2, 4, 1, 7], "told as each ends, not group by group"
     assert [(r.seed, r.length, r.is_success) for r in results] == [
         (4, 5, True),
         (0, 1, True),
@@ -130,3 +138,52 @@ def test_episodes_in_lockstep_keep_their_own_observations_actions_and_lengths(mo
         (7, 8, True),
         (1, 2, True),
     ]
+
+
+def result(init_state: int, is_success: bool = False, seed: int = 0) -> EpisodeResult:
+    return EpisodeResult(seed, "open it", is_success, 9, "libero_goal", 3, init_state)
+
+
+def test_an_interrupted_evaluation_keeps_its_episodes_but_not_a_line_cut_off(tmp_path):
+    start_results(tmp_path, {"views": ("image",)}, resume=False)
+    for state in range(3):
+        append_result(result(state), tmp_path)
+    with (tmp_path / "episodes.jsonl").open("a") as file:
+        file.write('{"seed": 0, "task": "op')
+    start_results(tmp_path, {"views": ("image",)}, resume=True)
+    append_result(result(3), tmp_path)
+    assert read_results(tmp_path) == [result(state) for state in range(4)]
+    assert read_results(tmp_path)[3].trial == Trial(0, "libero_goal", 3, 3)
+
+
+def test_without_resume_results_begin_anew(tmp_path):
+    start_results(tmp_path, {}, resume=False)
+    append_result(result(0), tmp_path)
+    start_results(tmp_path, {"image_size": 64}, resume=False)
+    assert read_results(tmp_path) == []
+
+
+def test_episodes_of_another_policy_are_not_resumed(tmp_path):
+    start_results(tmp_path, {"policy_fingerprint": "aa", "env": "libero"}, resume=False)
+    append_result(result(0), tmp_path)
+    with pytest.raises(ValueError, match="played with policy_fingerprint='aa'"):
+        start_results(tmp_path, {"policy_fingerprint": "bb", "env": "libero"}, resume=True)
+
+
+def test_the_first_failures_become_videos(tmp_path):
+    import av
+
+    videos = FailureVideos(tmp_path, count=1, fps=20)
+    for state, is_success in enumerate((True, False, False)):
+        ended = result(state, is_success)
+        for step in range(5):
+            view = np.full((16, 16, 3), 50 * step, np.uint8)
+            videos.add_frame(ended.trial, {"pixels": {"image": view, "image2": view}})
+        videos.end_episode(ended)
+    (path,) = tmp_path.glob("*.mp4")
+    assert path.name == "failure_libero_goal_3_1_0.mp4"
+    with av.open(str(path)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 5
+    assert frames[4].shape == (16, 32, 3)
+    assert abs(frames[4].mean() - 200) < 5

@@ -224,3 +224,9 @@ def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
     assert "library_name: lawm_hf" in card
     assert 'LAWMPolicy.from_pretrained("me/tabletop", subfolder="policy")' in card
     assert "tabletop:reach" in card
+
+
+def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="ACCELERATE_USE_CPU"):
+        pretrain(tmp_path, steps=1)

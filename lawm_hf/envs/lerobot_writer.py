@@ -31,7 +31,7 @@ class Episode:
         vectors: Features of shape `(T, size)`, float32.
         images: Features that are pictures: `T` PNG files each.
         histograms: For each picture feature, how often each byte value occurs, `(3, 256)`.
-        truth: Further columns for `meta/tabletop_truth.parquet`, `T` rows each.
+        truth: Further columns for `meta/<robot_type>_truth.parquet`, `T` rows each.
     """
 
     task: str
@@ -107,7 +107,7 @@ class LeRobotWriter:
         pq.write_table(_tasks_table(self.tasks), meta / "tasks.parquet")
         episodes = pa.Table.from_pylist(self._episodes)
         pq.write_table(episodes, meta / "episodes/chunk-000/file-000.parquet")
-        pq.write_table(_truth_table(self._truth), meta / "tabletop_truth.parquet")
+        pq.write_table(_truth_table(self._truth), meta / f"{self.robot_type}_truth.parquet")
         (meta / "stats.json").write_text(json.dumps(self._stats(), indent=4))
         (meta / "info.json").write_text(json.dumps(self._info(), indent=4))
 

