@@ -191,7 +191,7 @@ def check_golden_episode(
     if not info["is_success"]:
         raise CheckError(
             f"the expert failed on {env.task_description!r}, initial state 0. Compare the versions "
-            "of mujoco, robosuite and hf-libero with those of `uv.lock`."
+            "of mujoco, robosuite and hf-libero with those that `lerobot[libero]==0.6.1` installs."
         )
     return f"{env.task_description!r} done in {len(actions)} steps"
 

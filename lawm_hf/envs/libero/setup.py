@@ -25,11 +25,6 @@ _ASSET_FOLDERS = (
 )
 
 
-def is_installed() -> bool:
-    """Whether LIBERO can be imported; it is not imported for that."""
-    return importlib.util.find_spec("libero") is not None
-
-
 def prepare_libero(folder: str | Path | None = None) -> Path:
     """Make `import libero.libero` and rendering work unattended.
 
