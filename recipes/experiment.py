@@ -1,192 +1,190 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A grid of pretrain -> finetune -> evaluate runs, and its table, from one plan.
+"""A grid of pretrain -> finetune -> evaluate runs, its table and its report, from one plan.
 
-    python recipes/experiment.py recipes/configs/experiments/reach.yaml
-    python recipes/experiment.py recipes/configs/experiments/reach.yaml --jobs 1 --dry_run
+    python recipes/experiment.py recipes/configs/experiments/e1_tabletop.yaml
+    python recipes/experiment.py recipes/configs/experiments/e1_libero.yaml --dry_run true
+    python recipes/experiment.py PLAN.yaml --shard 0/4         # on the first of four machines
+    python recipes/experiment.py PLAN.yaml --report_only true  # from the shards' tables
 
-A plan names the ways to pretrain (flags of `pretrain.py`; empty for none), the demonstration
-counts, and the seeds. Every stage is a process of its own, done once, and skipped when its result
-is already there: interrupt and repeat at will. Writes `runs.jsonl` and `report.md`.
+Every stage is a process of its own, done once, and skipped when its result is there: interrupt and
+repeat at will. Writes `episodes.parquet`, a row per episode, and from it `report.md` with figures.
 """
 
-import hashlib
-import json
-import os
-import subprocess
+import importlib.util
+import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
 import yaml
-from tqdm import tqdm
 
-from lawm_hf.arguments import arg, parse_args
-from lawm_hf.results import wilson_interval
+from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.data.spec import parse_spec
+from lawm_hf.experiments.cost import (
+    GPU_PEAK,
+    UTILIZATION,
+    TrainingCost,
+    demonstration_batch,
+    pretraining_batch,
+    training_cost,
+)
+from lawm_hf.experiments.plan import Plan, Run, Stage, run_stages, take_shard
+from lawm_hf.experiments.report import write_report
+from lawm_hf.experiments.statistics import PublishedRate
+from lawm_hf.experiments.table import episode_table, read_tables
+from lawm_hf.training import new_policy
 
 RECIPES = Path(__file__).parent
+# Flags that do not change what an update costs: one count serves for all their values.
+_COST_IGNORES = ("seed", "source", "sources", "output_dir", "pretrained")
 
 
 @dataclass
 class ExperimentArgs:
-    """A plan, or flags; see the YAML files in `recipes/configs/experiments/`."""
+    """A plan, or flags; see `lawm_hf.experiments.plan.Plan` and `recipes/configs/experiments/`."""
 
-    output_dir: str = arg("outputs/experiment", "where all runs and the report go")
-    pretraining: str = arg(
-        "{}",
-        "JSON: name -> flags of pretrain.py, none: from scratch; and `finetune`: its own flags",
-    )
-    finetune: str = arg("{}", "JSON: flags of finetune.py; `{demos}` in source is filled in")
-    evaluate: str = arg("{}", "JSON: flags of evaluate.py")
-    demonstrations: list[int] = arg([25, 50], "demonstration counts")
+    title: str = arg("Experiment", "heading of the report")
+    output_dir: str = arg("outputs/experiment", "where table, figures and report go")
+    stages_dir: str = arg("outputs/stages", "where the runs go; plans share them")
+    policies: str = arg('{"baku": {}}', "JSON: name -> flags: model, pretrain, finetune")
+    pretraining: str = arg('{"scratch": {}}', "JSON: name -> flags of pretrain.py; none: scratch")
+    benchmarks: str = arg('{"tabletop": {}}', "JSON: name -> flags: finetune, evaluate")
+    pretrain: str = arg("{}", "JSON: flags of all pretraining")
+    finetune: str = arg("{}", "JSON: flags of all finetuning; {demos}, {seed} in `source`")
+    evaluate: str = arg("{}", "JSON: flags of all evaluation")
+    demonstrations: list[int] = arg([25, 50], "demonstration counts; 0: all")
     seeds: list[int] = arg([0, 1, 2], "seeds; pretraining and finetuning share them")
+    reference: str = arg("scratch", "pretraining that the others are compared with")
+    published: str = arg("{}", "JSON: group -> {name: [success rate, episodes]}, reference first")
     jobs: int = arg(2, "processes at a time, one thread each")
-    dry_run: bool = arg(False, "print the commands only")
+    shard: str = arg("0/1", "i/n: the share of machine i (from 0) of n")
+    dry_run: bool = arg(False, "say what would run, its shapes and its cost; run nothing")
+    report_only: bool = arg(False, "run nothing; report on what is done and on the shards' tables")
 
 
-@dataclass
-class Stage:
-    """One command; `done` is the file that exists once it has succeeded."""
-
-    recipe: str
-    flags: dict[str, Any]
-    folder: Path
-    done: str
-
-    def command(self) -> list[str]:
-        """The command line."""
-        tokens = [sys.executable, str(RECIPES / f"{self.recipe}.py")]
-        for key, value in {**self.flags, "output_dir": str(self.folder)}.items():
-            value = json.dumps(value) if isinstance(value, dict) else value
-            tokens += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-        return tokens
-
-    def run(self) -> None:
-        """Run it unless it is done; its CPU seconds go to `cpu_seconds.json`.
-
-        Raises:
-            RuntimeError: If it fails, with the end of its log.
-        """
-        if (self.folder / self.done).exists() and (self.folder / "cpu_seconds.json").exists():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / "console.txt"
-        environment = os.environ | {"LAWM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        with log.open("w") as out:
-            process = subprocess.Popen(self.command(), stdout=out, stderr=out, env=environment)
-            _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            tail = "\n".join(log.read_text().splitlines()[-15:])
-            raise RuntimeError(f"{' '.join(self.command())} failed; the end of {log}:\n{tail}")
-        cpu = round(usage.ru_utime + usage.ru_stime, 1)
-        (self.folder / "cpu_seconds.json").write_text(json.dumps(cpu))
-
-    def cpu_seconds(self) -> float:
-        """CPU seconds it took."""
-        return json.loads((self.folder / "cpu_seconds.json").read_text())
+def read_plan(args: ExperimentArgs) -> Plan:
+    """The plan behind the arguments."""
+    names = ("pretraining", "policies", "benchmarks", "pretrain", "finetune", "evaluate")
+    mappings = {name: parse_json_options(getattr(args, name), name) for name in names}
+    return Plan(
+        **mappings,
+        demonstrations=args.demonstrations,
+        seeds=args.seeds,
+        stages_dir=args.stages_dir,
+    )
 
 
-@dataclass
-class Run:
-    """One cell and seed of the grid: its stages in order."""
-
-    name: str
-    demonstrations: int
-    seed: int
-    stages: list[Stage]
-
-    def record(self) -> dict[str, Any]:
-        """Its line in `runs.jsonl`."""
-        summary = json.loads((self.stages[-1].folder / "summary.json").read_text())
-        return {
-            "pretraining": self.name,
-            "demonstrations": self.demonstrations,
-            "seed": self.seed,
-            "success_rate": summary["success_rate"],
-            "successes": summary["successes"],
-            "episodes": summary["episodes"],
-            "cpu_seconds": {s.recipe: s.cpu_seconds() for s in self.stages},
-        }
+def recipe_module(name: str) -> ModuleType:
+    """The recipe of that name. Not `import`: one is called like the package `evaluate`."""
+    name = f"recipe_{name}"
+    if name not in sys.modules:
+        path = RECIPES / f"{name.removeprefix('recipe_')}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-def expand(args: ExperimentArgs) -> list[Run]:
-    """All runs of a plan; equal stages share a folder, named by what they were told to do."""
-    pretraining, finetune = json.loads(args.pretraining), json.loads(args.finetune)
-    root, runs = Path(args.output_dir), []
-    for seed in args.seeds:
-        for name, flags in pretraining.items():
-            first, own = [], {k: v for k, v in flags.items() if k != "finetune"}
-            if own:
-                first = [_stage(root, "pretrain", own | {"seed": seed}, "policy/config.json")]
-            for demos in args.demonstrations:
-                tune = finetune | {"seed": seed} | flags.get("finetune", {})
-                tune["source"] = finetune["source"].format(demos=demos)
-                if first:
-                    tune |= {"pretrained": str(first[0].folder)}
-                second = _stage(root, "finetune", tune, "config.json")
-                test = json.loads(args.evaluate) | {"policy": str(second.folder)}
-                third = _stage(root, "evaluate", test, "summary.json")
-                runs.append(Run(name, demos, seed, [*first, second, third]))
-    return runs
+def stage_args(stage: Stage) -> Any:
+    """The arguments of a stage as its recipe will see them; ends the program if one is wrong."""
+    arguments_class = getattr(recipe_module(stage.recipe), f"{stage.recipe.capitalize()}Args")
+    return parse_args(arguments_class, stage.arguments())
 
 
-def _stage(root: Path, recipe: str, flags: dict[str, Any], done: str) -> Stage:
-    digest = hashlib.sha256(json.dumps([recipe, flags], sort_keys=True).encode()).hexdigest()[:8]
-    return Stage(recipe, flags, root / f"{recipe}_{digest}", done)
+def stage_cost(stage: Stage) -> TrainingCost:
+    """Build the true models of a training stage, run one small batch of noise, and count."""
+    args = stage_args(stage)
+    first = stage if stage.recipe == "pretrain" else stage.needs
+    if first is None:
+        options = parse_json_options(args.policy_config, "policy_config")
+        model = new_policy(args.policy_type, args.policy_preset, **options)
+    else:
+        model, _ = recipe_module("pretrain").build_model(stage_args(first))
+    if stage.recipe == "finetune":
+        model = getattr(model, "policy", model)
+        model.reset_action_head()
+    pair = hasattr(model, "world_model")
+    batch = pretraining_batch(model) if pair else demonstration_batch(model)
+    windows = args.batch_size * args.gradient_accumulation_steps
+    return training_cost(model, batch, windows, args.steps)
 
 
-def report(records: list[dict[str, Any]], args: ExperimentArgs) -> str:
-    """Markdown table: success by pretraining and demonstration count, over all seeds."""
-    lines = [
-        "| demonstrations | pretraining | success | 95 % interval | by seed | CPU s: "
-        "pretrain / finetune |",
-        "|--:|---|--:|---|---|---|",
-    ]
-    for demos in args.demonstrations:
-        for name in json.loads(args.pretraining):
-            rows = [r for r in records if (r["demonstrations"], r["pretraining"]) == (demos, name)]
-            if not rows:
-                continue
-            successes, episodes = (sum(r[k] for r in rows) for k in ("successes", "episodes"))
-            low, high = wilson_interval(successes, episodes)
-            cpu = {
-                k: np.mean([r["cpu_seconds"].get(k, 0) for r in rows])
-                for k in ("pretrain", "finetune")
-            }
-            by_seed = " ".join(f"{r['success_rate']:.1%}" for r in rows)
-            lines.append(
-                f"| {demos} | {name} | {successes / episodes:.1%} | {low:.1%} – {high:.1%} | "
-                f"{by_seed} | {cpu['pretrain']:.0f} / {cpu['finetune']:.0f} |"
-            )
-    return "\n".join(lines) + "\n"
+def dry_run(runs: list[Run]) -> None:
+    """Say what would run: data, shapes, updates, operations, hours of a GPU."""
+    stages = {stage.folder: stage for run in runs for stage in run.stages}
+    hours, costs = dict.fromkeys(GPU_PEAK, 0.0), {}
+    missing: set[str] = set()
+    for number, stage in enumerate(stages.values(), 1):
+        args = stage_args(stage)
+        print(f"\n[{number}/{len(stages)}] {stage.recipe} {' '.join(stage.arguments())}")  # noqa: T201
+        if stage.recipe == "evaluate":
+            print(f"  {args.env} {args.suite}: as long as the simulator takes")  # noqa: T201
+            continue
+        for source in getattr(args, "sources", None) or [args.source]:
+            parse_spec(source)
+            if re.search(r"\b(DIR|COMMIT)\b", source):
+                missing.add(source)
+        told = {k: v for k, v in vars(args).items() if k not in _COST_IGNORES}
+        needed = stage.needs and stage_args(stage.needs)
+        key = repr((stage.recipe, told, needed and (needed.policy_type, needed.policy_config)))
+        cost = costs[key] = costs.get(key) or stage_cost(stage)
+        for gpu in hours:
+            hours[gpu] += cost.gpu_hours(gpu)
+        print("  " + ", ".join(f"{k} {v:,} parameters" for k, v in cost.parameters.items()))  # noqa: T201
+        print("  " + ", ".join(f"{k} {v}" for k, v in cost.shapes.items()))  # noqa: T201
+        each = ", ".join(f"{cost.gpu_hours(gpu):.1f} h of one {gpu}" for gpu in hours)
+        work = f"{cost.updates:,} updates, {cost.flops_per_window / 1e9:.1f} GFLOP per window"
+        print(f"  {work}; {each}")  # noqa: T201
+    total = ", ".join(f"{value:,.0f} h of one {gpu}" for gpu, value in hours.items())
+    print(  # noqa: T201
+        f"\n{len(runs)} runs, {len(stages)} stages. Training: {total} at {UTILIZATION:.0%} of its "
+        "bf16 peak (assumed), data loading and simulation not counted."
+    )
+    for source in sorted(missing):
+        print(f"Missing: {source} (put your data in place of DIR, a commit of COMMIT)")  # noqa: T201
+
+
+def report(args: ExperimentArgs) -> None:
+    """Make the report from the tables in the output folder."""
+    published = {
+        group: [PublishedRate(name, *numbers) for name, numbers in rates.items()]
+        for group, rates in parse_json_options(args.published, "published").items()
+    }
+    table = read_tables(args.output_dir)
+    path = write_report(table, args.output_dir, args.title, args.reference, published)
+    print(path.read_text())  # noqa: T201
+
+
+def save_table(runs: list[Run], args: ExperimentArgs) -> None:
+    """Write the episodes of the runs that are done, and the plan beside them."""
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
+    index, count = args.shard.split("/")
+    name = "episodes" if count == "1" else f"episodes_{index}_of_{count}"
+    table = episode_table(runs)
+    if len(table):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def main(args: ExperimentArgs) -> None:
-    """Run what is missing, then write the table."""
-    runs = expand(args)
-    levels = [
-        {str(s.folder): s for r in runs for s in r.stages if s.recipe == name}
-        for name in ("pretrain", "finetune", "evaluate")
-    ]
+    """Run what is missing, then write table and report."""
+    runs = take_shard(read_plan(args).runs(), args.shard)
     if args.dry_run:
-        for level in levels:
-            for stage in level.values():
-                print(" ".join(stage.command()))  # noqa: T201
-        return
-    with tqdm(total=sum(map(len, levels)), desc="stages") as bar:
-        for level in levels:
-            with ThreadPoolExecutor(args.jobs) as pool:
-                for _ in pool.map(Stage.run, level.values()):
-                    bar.update()
-    records = [run.record() for run in runs]
-    root = Path(args.output_dir)
-    (root / "runs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    (root / "plan.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
-    table = report(records, args)
-    (root / "report.md").write_text(table)
-    print(table)  # noqa: T201
+        return dry_run(runs)
+    for run in runs:  # A misspelled flag is found now, not after a night.
+        for stage in run.stages:
+            stage_args(stage)
+    try:
+        if not args.report_only:
+            run_stages(runs, RECIPES, args.jobs)
+    finally:  # Interrupted or failed: what is done is in the table.
+        save_table(runs, args)
+    return report(args)
 
 
 if __name__ == "__main__":

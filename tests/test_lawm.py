@@ -93,6 +93,22 @@ def test_detaching_the_latents_would_be_noticed():
     assert all(p.grad is None for p in model.policy.parameters())
 
 
+def test_the_control_that_cuts_the_gradient_trains_the_world_model_alone():
+    """So its policy is a fresh one after any number of updates, as with the released code."""
+    model = LawmForPretraining(make_policy("baku"), make_world_model("imagination"), True)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        model(**make_batch()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in model.policy.state_dict().items():
+        if "running_" not in name:  # Those are forgotten with the last layer.
+            assert torch.equal(value, before[name]), name
+    fresh = make_world_model("imagination").state_dict()
+    assert any(not torch.equal(v, fresh[k]) for k, v in model.world_model.state_dict().items())
+
+
 def test_a_policy_and_a_world_model_of_different_action_sizes_are_refused():
     with pytest.raises(ValueError, match="action_size"):
         LawmForPretraining(make_policy("baku"), make_world_model("posterior", action_size=3))

@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")
 
+from lawm_hf.data import open_source
 from lawm_hf.envs import ScriptedExpert, Tabletop, lerobot_writer, recorder
 from lawm_hf.envs.lerobot_writer import encode_png
 from lawm_hf.envs.recorder import record_tabletop
@@ -264,3 +265,13 @@ def test_lerobot_opens_the_recording(place, monkeypatch):
         assert item["observation.state"].shape == (8,)
         assert item["task"] in Tabletop("place2").suite.tasks
     assert dataset.meta.stats["observation.images.front"]["mean"].shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("domain", ["robot", "hand"])
+def test_a_spec_records_only_the_views_it_names(domain):
+    """The hand has no wrist camera: its recording works only if the recorder hears of the views."""
+    options = "actions=false,views=front,image_size=8,num_workers=1"
+    source = open_source(f"tabletop:reach,episodes=2,domain={domain},{options}")
+    info = json.loads((source.store.root / "meta/info.json").read_text())
+    assert [key for key in info["features"] if "images" in key] == ["observation.images.front"]
+    assert source.features.cameras == ("observation.images.front",)

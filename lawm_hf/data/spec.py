@@ -171,17 +171,23 @@ def _folder(location: str, captions: str = "metadata.csv") -> Source:
     return FolderSource(location, captions)
 
 
-def _tabletop(location: str, episodes: str | None = None, **options: str) -> Source:
-    """The folder that the recorder leaves; here `episodes=4000` says how many to record."""
+def _tabletop(
+    location: str, episodes: str | None = None, views: str | None = None, **options: str
+) -> Source:
+    """The folder that the recorder leaves; here `episodes` and `views` say what to record."""
     from lawm_hf.envs.recorder import record_tabletop
 
     options = {**options, **({"num_episodes": episodes} if episodes else {})}
     options = {**options, **({"suite": location} if location else {})}
+    options = {**options, **({"views": views} if views else {})}
     known = inspect.signature(record_tabletop).parameters
     for key in options:
         if key not in known:
             raise ValueError(_unknown("option of `tabletop:`", key, list(known)))
-    folder = record_tabletop(**{k: _parse_value(v) for k, v in options.items()})
+    values = {k: _parse_value(v) for k, v in options.items()}
+    if views:
+        values["views"] = tuple(views.split("+"))
+    folder = record_tabletop(**values)
     name = ",".join(["tabletop", *(f"{k}={v}" for k, v in sorted(options.items()))])
     return LeRobotSource(LocalFiles(folder), name)
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage would cost: its true models and shapes, run once on noise, and torch's own count."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models import LawmForPretraining, LAWMPolicy
+
+# Dense bf16 peak of one GPU in operations per second (NVIDIA's data sheets), and the share of it
+# that training is taken to reach. Assumptions: nothing of this was run on a GPU.
+GPU_PEAK = {"A100": 312e12, "H100": 989e12}
+UTILIZATION = 0.3
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Cost of a training stage.
+
+    Attributes:
+        parameters: Of each trained model.
+        shapes: Of each input, for one process.
+        updates: Of the optimiser.
+        windows: Windows of video or demonstrations it trains on, all updates together.
+        flops_per_window: Floating-point operations, forward and backward.
+    """
+
+    parameters: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    updates: int
+    windows: int
+    flops_per_window: float
+
+    @property
+    def flops(self) -> float:
+        """Of the whole stage."""
+        return self.flops_per_window * self.windows
+
+    def gpu_hours(self, gpu: str) -> float:
+        """Hours of one GPU at the assumed utilisation, if data come fast enough."""
+        return self.flops / (UTILIZATION * GPU_PEAK[gpu]) / 3600
+
+
+def training_cost(
+    model: nn.Module, batch: dict[str, Tensor], batch_size: int, updates: int
+) -> TrainingCost:
+    """Run forward and backward on a small batch, and count.
+
+    Args:
+        model: A policy, or a pair for pretraining.
+        batch: Inputs of any batch size above one; see `pretraining_batch`, `demonstration_batch`.
+        batch_size: Windows per update, all processes together.
+        updates: Updates of the stage.
+    """
+    pair = isinstance(model, LawmForPretraining)
+    parts = (
+        {"policy": model.policy, "world model": model.world_model} if pair else {"policy": model}
+    )
+    with FlopCounterMode(display=False) as counter:
+        model.train()(**batch).loss.backward()
+    small = len(next(iter(batch.values())))
+    return TrainingCost(
+        parameters={k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()},
+        shapes={key: (batch_size, *value.shape[1:]) for key, value in batch.items()},
+        updates=updates,
+        windows=batch_size * updates,
+        flops_per_window=counter.get_total_flops() / small,
+    )
+
+
+def pretraining_batch(model: LawmForPretraining, size: int = 2) -> dict[str, Tensor]:
+    """Noise in the shape of what joint pretraining takes."""
+    steps, side = model.policy.config.chunk_size, model.world_model.config.image_size
+    frames = torch.randint(0, 256, (size, steps + 1, 3, side, side), dtype=torch.uint8)
+    return _observation(model.policy, size, num_views=1) | {"frames": frames}
+
+
+def demonstration_batch(
+    policy: LAWMPolicy, size: int = 2, num_views: int = 2, with_state: bool = True
+) -> dict[str, Tensor]:
+    """Noise in the shape of what behaviour cloning takes."""
+    c = policy.config
+    batch = _observation(policy, size, num_views)
+    if with_state and c.state_size:
+        batch["state"] = torch.randn(size, c.state_size)
+    batch["actions"] = torch.rand(size, c.chunk_size, c.action_size) * 2 - 1
+    return batch
+
+
+def _observation(policy: LAWMPolicy, size: int, num_views: int) -> dict[str, Tensor]:
+    c = policy.config
+    return {
+        "pixel_values": torch.randn(size, num_views, 3, c.image_size, c.image_size),
+        "task_embeds": torch.randn(size, c.task_embed_size),
+    }

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a plan to its stages: pretrain -> finetune -> evaluate, equal stages computed once.
+
+A plan crosses policies, ways of pretraining, benchmarks, demonstration counts and seeds. Its flags
+are those of the recipes; `config` names a YAML file that comes before them.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+# File that exists once a stage has succeeded.
+_RESULT = {
+    "pretrain": "policy/config.json",
+    "finetune": "config.json",
+    "evaluate": "summary.json",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a recipe.
+
+    Args:
+        recipe: `"pretrain"`, `"finetune"` or `"evaluate"`.
+        flags: Its flags, without the output folder.
+        folder: Where its output goes; the name holds a hash of recipe and flags.
+        needs: The stage that must be done before it.
+    """
+
+    recipe: str
+    flags: dict[str, Any]
+    folder: Path
+    needs: "Stage | None" = None
+
+    def arguments(self) -> list[str]:
+        """What follows the recipe on the command line.
+
+        A stage that was interrupted resumes from its last checkpoint or episode.
+        """
+        flags = {**self.flags, "output_dir": str(self.folder), "resume": True}
+        tokens = [flags.pop("config")] if "config" in flags else []
+        for key, value in flags.items():
+            value = json.dumps(value) if isinstance(value, dict) else value
+            tokens += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+        return tokens
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has succeeded, maybe long ago."""
+        return all((self.folder / f).exists() for f in (_RESULT[self.recipe], "cpu_seconds.json"))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds it took (its last attempt, if it was interrupted)."""
+        return json.loads((self.folder / "cpu_seconds.json").read_text())
+
+    def run(self, recipes: Path) -> None:
+        """Run the recipe on one thread, in a process of its own.
+
+        Raises:
+            RuntimeError: If it fails, with the end of its output.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / "console.txt"
+        command = [sys.executable, str(recipes / f"{self.recipe}.py"), *self.arguments()]
+        threads = {"LAWM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with log.open("w") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | threads)
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            tail = "\n".join(log.read_text().splitlines()[-15:])
+            raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{tail}")
+        cpu = round(usage.ru_utime + usage.ru_stime, 1)
+        (self.folder / "cpu_seconds.json").write_text(json.dumps(cpu))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell and seed of the grid, with its stages in order."""
+
+    policy: str
+    pretraining: str
+    benchmark: str
+    demonstrations: int
+    seed: int
+    stages: tuple[Stage, ...] = field(repr=False)
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """The columns that name it in the table."""
+        names = ("policy", "pretraining", "benchmark", "demonstrations", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Plan:
+    """A grid of runs. All mappings hold flags of the recipes.
+
+    Args:
+        pretraining: Name -> flags of `pretrain.py`, none of them for training from scratch. Two
+            keys are not flags: `finetune` holds this variant's own flags of `finetune.py`,
+            `demonstrations` the counts it is tried with, and `grid` maps flags to values (a list,
+            or name -> value), of which every combination becomes a variant.
+        policies: Name -> `{"model": flags of both training recipes, "pretrain": ..., "finetune":
+            ...}`. Finetuning takes the model's flags only from scratch.
+        benchmarks: Name -> `{"finetune": ..., "evaluate": ...}`. With `evaluate: false` the runs
+            end with finetuning, and somebody writes `episodes.jsonl` into its folder: a robot.
+        pretrain: Flags of all pretraining.
+        finetune: Flags of all finetuning; `{demos}` and `{seed}` in `source` are filled in.
+        evaluate: Flags of all evaluation.
+        demonstrations: Demonstration counts; 0 stands for all that the source has.
+        seeds: Seeds; pretraining and finetuning share them.
+        stages_dir: Where the stages of all plans lie, so that plans share them.
+    """
+
+    pretraining: dict[str, dict[str, Any]]
+    policies: dict[str, dict[str, Any]]
+    benchmarks: dict[str, dict[str, Any]]
+    pretrain: dict[str, Any]
+    finetune: dict[str, Any]
+    evaluate: dict[str, Any]
+    demonstrations: list[int]
+    seeds: list[int]
+    stages_dir: str
+
+    def __post_init__(self):
+        for name, options in self.policies.items():
+            check_keys(f"Policy `{name}`", options, {"model", "pretrain", "finetune"})
+        for name, options in self.benchmarks.items():
+            check_keys(f"Benchmark `{name}`", options, {"finetune", "evaluate"})
+
+    def runs(self) -> list[Run]:
+        """All runs, in order of demonstration counts: an interrupted experiment has whole cells."""
+        variants = _expand_grids(self.pretraining)
+        grid = itertools.product(self.demonstrations, self.seeds, self.policies, self.benchmarks)
+        return [
+            self._run(policy, name, benchmark, demos, seed, variants[name])
+            for demos, seed, policy, benchmark in grid
+            for name in variants
+            if demos in variants[name].get("demonstrations", self.demonstrations)
+        ]
+
+    def _run(
+        self, policy: str, name: str, benchmark: str, demos: int, seed: int, variant: dict[str, Any]
+    ) -> Run:
+        options, task = self.policies[policy], self.benchmarks[benchmark]
+        model = options.get("model", {})
+        own = {k: v for k, v in variant.items() if k not in ("finetune", "demonstrations")}
+        first = None
+        if own:
+            flags = self.pretrain | model | options.get("pretrain", {}) | own | {"seed": seed}
+            first = self._stage("pretrain", flags)
+        tune = self.finetune | options.get("finetune", {}) | task.get("finetune", {})
+        tune |= {"seed": seed} | variant.get("finetune", {})
+        tune |= {"pretrained": str(first.folder)} if first else model | {"pretrained": ""}
+        if first is None and "config" not in tune:
+            del tune["pretrained"]  # its default; only a configuration file may say otherwise
+        if "source" in tune:
+            tune["source"] = tune["source"].format(demos=demos, seed=seed)
+        second = self._stage("finetune", tune, first)
+        third, test = None, task.get("evaluate", {})
+        if test is not False:
+            test = self.evaluate | test | {"policy": str(second.folder)}
+            third = self._stage("evaluate", test, second)
+        stages = tuple(stage for stage in (first, second, third) if stage)
+        return Run(policy, name, benchmark, demos, seed, stages)
+
+    def _stage(self, recipe: str, flags: dict[str, Any], needs: Stage | None = None) -> Stage:
+        told: list[Any] = [recipe, flags]
+        if "config" in flags:  # An edited file is another stage.
+            told.append(Path(flags["config"]).read_text())
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+        return Stage(recipe, flags, Path(self.stages_dir, f"{recipe}_{digest}"), needs)
+
+
+def _expand_grids(pretraining: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Variants with their `grid` multiplied out, named `"<variant>, <value>, ..."`."""
+    variants: dict[str, dict[str, Any]] = {}
+    for name, flags in pretraining.items():
+        axes = flags.get("grid", {})
+        rest = {k: v for k, v in flags.items() if k != "grid"}
+        named = [
+            list(values.items()) if isinstance(values, dict) else [(str(v), v) for v in values]
+            for values in axes.values()
+        ]
+        for chosen in itertools.product(*named):
+            title = ", ".join([name, *(value_name for value_name, _ in chosen)])
+            variants[title] = rest | dict(zip(axes, (value for _, value in chosen), strict=True))
+    return variants
+
+
+def check_keys(what: str, got: dict[str, Any], known: set[str]) -> None:
+    """Refuse a mapping of a plan with a key that means nothing.
+
+    Raises:
+        ValueError: With the closest key that does.
+    """
+    for key in got.keys() - known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(sorted(known))}."
+        raise ValueError(f"{what} has the unknown key `{key}`. {hint}")
+
+
+def take_shard(runs: list[Run], shard: str) -> list[Run]:
+    """The runs of shard `i/n` (`i` from 0). Runs that share pretraining stay together.
+
+    Raises:
+        ValueError: If it is not of that form.
+    """
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(f"`shard` must be i/n with 0 <= i < n, got {shard!r}. Try 0/2 and 1/2.")
+    folders = list(dict.fromkeys(run.stages[0].folder for run in runs))
+    mine = set(folders[int(index) :: int(count)])
+    return [run for run in runs if run.stages[0].folder in mine]
+
+
+def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
+    """Run what is missing, in the order of the plan, `jobs` at a time.
+
+    A stage that fails holds up only what needs it.
+
+    Raises:
+        RuntimeError: At the end, if stages have failed, with what they said.
+    """
+    stages = {stage.folder: stage for run in runs for stage in run.stages}
+    waiting = [stage for stage in stages.values() if not stage.is_done]
+    running: dict[Future[None], Stage] = {}
+    failures: list[str] = []
+    with (
+        tqdm(total=len(stages), initial=len(stages) - len(waiting), desc="stages") as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        while waiting or running:
+            for stage in [s for s in waiting if s.needs is None or s.needs.is_done]:
+                if len(running) < jobs:
+                    waiting.remove(stage)
+                    running[pool.submit(stage.run, recipes)] = stage
+            if not running:
+                break  # what is left needs something that has failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                bar.update()
+                if error := future.exception():
+                    failures.append(str(error))
+                    tqdm.write(failures[-1])
+    if failures:
+        raise RuntimeError(
+            f"{len(failures)} stages failed and {len(waiting)} that need them were not begun; "
+            f"mend and repeat, what is done is kept. The first:\n{failures[0]}"
+        )
