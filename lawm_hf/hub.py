@@ -1,82 +1,137 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sharing results: a card filled from the run itself, and the push to the Hub."""
+"""Sharing results: a model card filled from the run itself, its results, and the push to the Hub.
+
+The card is written when a run ends. After that it is yours: evaluation adds results between two
+marks, a push names the repository in the snippet, and all you have written stays.
+"""
 
 import json
+import logging
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard
+from transformers import AutoConfig
 
-from .models import LAWMPolicy
+from .cards import build_card, diagnostics, num_parameters
+from .models import LAWMPolicy, LAWMProcessor
 
-# In a wheel the template lies beside this file; in a checkout, where the reader looks for it.
-_TEMPLATES = (
-    Path(__file__).with_name("model_card_template.md"),
-    Path(__file__).parent.parent / "model_cards" / "template.md",
-)
-_SSV2_NOTE = (
-    "Something-Something v2 is licensed for research use only and may not be redistributed; "
-    "weights trained on it should not be used commercially."
-)
+logger = logging.getLogger(__name__)
+_RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", re.DOTALL)
 
 
-def write_card(folder: str | Path, repository: str) -> ModelCard:
+def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     """Write `README.md` of a pretraining or finetuning run from what the run recorded.
 
     Args:
         folder: Output of a recipe.
-        repository: Where it will live, for the snippet.
+        repository: Where it will live, for the snippet; by default the folder itself, without the
+            directories above if they belong to this machine.
     """
     folder = Path(folder)
     args = yaml.safe_load((folder / "args.yaml").read_text())
-    versions = json.loads((folder / "environment.json").read_text())["versions"]
-    is_pretraining = (folder / "policy").is_dir()
-    policy = LAWMPolicy.from_pretrained(folder / "policy" if is_pretraining else folder)
-    sources = args.get("sources") or [args["source"]]
-    has_world_model = (folder / "world_model").is_dir()
+    record = json.loads((folder / "environment.json").read_text())
+    if not repository:
+        repository = folder.name if folder.is_absolute() or ".." in folder.parts else str(folder)
+    parts = folder / "policy" if (folder / "policy").is_dir() else folder
+    policy = LAWMPolicy.from_pretrained(parts)
+    world_model = 0
+    if (folder / "world_model").is_dir():
+        world_model = num_parameters(AutoConfig.from_pretrained(folder / "world_model"))
+    processor = folder / "processor" if parts != folder else folder
+    text_encoder = LAWMProcessor.from_pretrained(processor).text_encoder
+    inputs = json.loads((parts / "config.json").read_text()).get("input_features", {})
+    cameras = [key.split(".")[-1] for key, value in inputs.items() if value["type"] == "VISUAL"]
     health = folder / "health.json"
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="lawm_hf", pipeline_tag="robotics", license="other", tags=["lawm"]
-        ),
-        template_path=str(next(path for path in _TEMPLATES if path.exists())),
-        title=repository.split("/")[-1],
-        summary=(
-            "A policy pretrained on video; its outputs are latent actions, so finetune it first."
-            if is_pretraining
-            else f"A policy finetuned from {args['pretrained'] or 'scratch'}."
-        ),
-        policy_class=type(policy).__name__,
-        policy_parameters=f"{policy.num_parameters():,}",
-        world_model=args["world_model_preset"] if has_world_model else "none",
-        sources=", ".join(f"`{source}`" for source in sources),
-        steps=args["steps"],
-        batch_size=args["batch_size"] * args["gradient_accumulation_steps"],
-        seed=args["seed"],
-        versions=", ".join(f"{k} {v}" for k, v in versions.items() if v),
-        hardware="not measured",
-        repository=repository,
-        policy_subfolder=', subfolder="policy"' if is_pretraining else "",
-        processor_subfolder=', subfolder="processor"' if is_pretraining else "",
-        results=f"```json\n{health.read_text()}\n```" if health.exists() else "Not measured.",
-        data_licence=_SSV2_NOTE
-        if any("ssv2" in source for source in sources)
-        else "See the licence of each source.",
+    card = build_card(
+        args,
+        policy,
+        world_model,
+        text_encoder,
+        record,
+        repository,
+        cameras=cameras,
+        results=diagnostics(json.loads(health.read_text())) if health.exists() else "",
     )
     card.save(folder / "README.md")
     return card
 
 
-def push_run(folder: str | Path, repository: str) -> str:
-    """Write the card and upload models, processor and reports; not the resumable state or logs.
+def add_results(
+    folder: str | Path,
+    summary: dict[str, Any],
+    environment: str,
+    suite: str,
+    settings: dict[str, Any],
+) -> None:
+    """Add a success rate to the card of a policy; the same evaluation done before is replaced.
 
-    The repository is created private if it does not exist: checkpoints may carry the licence of
-    the data behind them.
+    A policy on the Hub or without a card is left alone, and one that must not be written is, too:
+    an evaluation does not fail for its card.
+
+    Args:
+        folder: With the card, `README.md`.
+        summary: Of the metric `success_rate`.
+        environment: Which simulator.
+        suite: Which of its suites.
+        settings: Which episodes, and how chunks were executed.
+    """
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        return
+    card = ModelCard.load(path)
+    low, high = summary["interval_95"]
+    new = EvalResult(
+        task_type="robotics",
+        dataset_type=environment,
+        dataset_name=f"{environment}: {suite}",
+        dataset_config=suite,
+        metric_type="success_rate",
+        metric_value=round(summary["success_rate"], 4),
+        metric_name=f"Success rate ({summary['episodes']} episodes, 95 % Wilson interval "
+        f"{low:.1%} to {high:.1%})",
+        metric_args={
+            "episodes": summary["episodes"],
+            "interval_95": [round(low, 4), round(high, 4)],
+            "settings": json.loads(json.dumps(settings)),
+        },
+    )
+    data: Any = card.data
+    rows = [r for r in data.eval_results or [] if _identity(r) != _identity(new)] + [new]
+    data.model_name = data.model_name or Path(folder).resolve().name
+    data.eval_results = rows
+    table = "\n".join(
+        [
+            "| evaluated on | success | 95 % interval (Wilson) | episodes | settings |",
+            "|---|--:|---|--:|---|",
+            *(_row(row) for row in rows if row.metric_type == "success_rate"),
+        ]
+    )
+    card.text = _RESULTS.sub(lambda _: table, card.text)
+    try:
+        card.save(path)
+    except OSError as error:
+        logger.warning("The result is not on the model card, %s.", error)
+
+
+def push_run(folder: str | Path, repository: str) -> str:
+    """Name the repository in the card and upload models, processor and reports.
+
+    Not the resumable state or logs. The repository is created private if it does not exist:
+    checkpoints may carry the licence of the data behind them.
 
     Returns:
         Address of the commit.
     """
-    write_card(folder, repository)
+    path = Path(folder) / "README.md"
+    if not path.exists():
+        write_card(folder, repository)
+    text = path.read_text()
+    text = re.sub(r'(?<=\.from_pretrained\(")[^"]*', repository, text)
+    old, new = path.resolve().parent.name, repository.split("/")[-1]
+    path.write_text(text.replace(f"\n# {old}\n", f"\n# {new}\n", 1))
     api = HfApi()
     api.create_repo(repository, private=True, exist_ok=True)
     commit = api.upload_folder(
@@ -86,3 +141,21 @@ def push_run(folder: str | Path, repository: str) -> str:
         commit_message="Upload a lawm_hf run",
     )
     return str(commit)
+
+
+def _identity(result: EvalResult) -> tuple[Any, ...]:
+    settings = (result.metric_args or {}).get("settings")
+    return result.dataset_type, result.dataset_config, result.metric_type, settings
+
+
+def _row(result: EvalResult) -> str:
+    """A line of the table; also for results that were added by hand, as far as they go."""
+    args = result.metric_args or {}
+    low, high = args.get("interval_95", (None, None))
+    interval = "not stated" if low is None else f"{low:.1%} – {high:.1%}"
+    settings = ", ".join(f"{k} {v}" for k, v in args.get("settings", {}).items())
+    value = result.metric_value
+    rate = f"{value:.1%}" if isinstance(value, float) else value
+    return (
+        f"| {result.dataset_name} | {rate} | {interval} | {args.get('episodes', '')} | {settings} |"
+    )

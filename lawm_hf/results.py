@@ -2,7 +2,6 @@
 """Results of an evaluation: one JSON line per episode as it ends, rates, videos of failures."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -11,6 +10,9 @@ from typing import Any
 
 import av
 import numpy as np
+
+from . import metrics
+from .metrics.success_rate.wilson import wilson_interval as wilson_interval
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,13 @@ class EpisodeResult:
         return Trial(self.seed, self.suite, self.task_index, self.init_state)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a rate (95 % by default), both ends in [0, 1]."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, z2 = successes / trials, z * z
-    center = rate + z2 / (2 * trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
-    scale = 1 + z2 / trials
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
-
-
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rate with its 95 % Wilson interval, overall and by task."""
-    tasks = sorted({r.task for r in results})
-
-    def rate(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
-        successes = sum(r.is_success for r in rows)
-        low, high = wilson_interval(successes, len(rows))
-        return {
-            "success_rate": successes / max(len(rows), 1),
-            "interval_95": [round(low, 4), round(high, 4)],
-            "successes": successes,
-            "episodes": len(rows),
-        }
-
-    summary = rate(results)
-    summary["mean_length"] = float(np.mean([r.length for r in results])) if results else 0.0
-    summary["per_task"] = {task: rate([r for r in results if r.task == task]) for task in tasks}
-    return summary
+    """Success rate with its 95 % interval, overall and by task: the metric `success_rate`."""
+    summary: Any = metrics.load("success_rate").compute(
+        predictions=[r.is_success for r in results], tasks=[r.task for r in results]
+    )
+    mean_length = float(np.mean([r.length for r in results])) if results else 0.0
+    return summary | {"mean_length": mean_length}
 
 
 def describe(name: str, summary: dict[str, Any]) -> str:
@@ -134,12 +114,14 @@ def read_results(folder: str | Path) -> list[EpisodeResult]:
     return list({result.trial: result for result in results}.values())
 
 
-def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> None:
-    """Write `episodes.jsonl` (one line each) and `summary.json`."""
+def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> dict[str, Any]:
+    """Write `episodes.jsonl` (one line each) and `summary.json`; return the summary."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "episodes.jsonl").write_text("".join(_line(r) for r in results))
-    (folder / "summary.json").write_text(json.dumps(summarize(results), indent=2))
+    summary = summarize(results)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    return summary
 
 
 class FailureVideos:

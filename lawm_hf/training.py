@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training recipes share: optimiser, schedule, checkpoints, the console line.
+"""What the training recipes share: arguments, optimiser, schedule, checkpoints.
 
 A recipe keeps the loop itself; nothing here calls back into it.
 """
 
-import dataclasses
 import importlib
-import importlib.metadata
 import json
 import os
 import re
 import shutil
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
 from torch import nn
-from tqdm import tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from .arguments import arg
@@ -134,7 +128,6 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
     if accelerator.is_main_process and args.overwrite:
         for folder in checkpoints:
             shutil.rmtree(folder)
-        (Path(args.output_dir) / "log.jsonl").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return accelerator
 
@@ -285,72 +278,3 @@ def load_checkpoint(
 def _checkpoints(output_dir: str | Path) -> list[Path]:
     folders = Path(output_dir).glob("step_*")
     return sorted(f for f in folders if re.fullmatch(r"step_\d{6,}", f.name))
-
-
-# --------------------------------------------------------------------------------- reporting
-
-
-class ProgressLog:
-    """One progress bar, one console line every `log_every` updates, and the trackers."""
-
-    def __init__(self, accelerator: Accelerator, args: TrainingArgs, first_step: int, name: str):
-        self.accelerator, self.args = accelerator, args
-        self.sums: dict[str, float] = {}
-        self.count, self.since = 0, time.perf_counter()
-        self.samples = (
-            args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-        )
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(
-            total=args.steps,
-            initial=first_step,
-            desc=name,
-            disable=not accelerator.is_main_process,
-            mininterval=1.0,
-        )
-
-    def update(self, step: int, values: dict[str, Any]) -> None:
-        """Count an update; average its scalars into the next line."""
-        for key, value in values.items():
-            scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
-            self.sums[key] = self.sums.get(key, 0.0) + scalar
-        self.count += 1
-        self.bar.update()
-        if step % self.args.log_every and step != self.args.steps:
-            return
-        means = {key: value / self.count for key, value in self.sums.items()}
-        now = time.perf_counter()
-        means["samples_per_s"] = self.samples * self.count / (now - self.since)
-        self.sums, self.count, self.since = {}, 0, now
-        if self.args.report_to:
-            self.accelerator.log(means, step=step)
-        self.bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
-        if self.accelerator.is_main_process:
-            with (Path(self.args.output_dir) / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, **means}) + "\n")
-
-    def close(self) -> None:
-        """End the bar."""
-        self.bar.close()
-
-
-def write_run_record(args: Any, output_dir: str | Path) -> None:
-    """Write the resolved arguments, package versions and git revision beside the results."""
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "args.yaml").write_text(yaml.safe_dump(dataclasses.asdict(args), sort_keys=False))
-    packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    record = {"versions": versions, "git_revision": git.stdout.strip() or None}
-    (folder / "environment.json").write_text(json.dumps(record, indent=2))

@@ -6,8 +6,8 @@
     accelerate launch recipes/evaluate.py --env libero --suite libero_object --tasks 0 1 --trials 10
 
 Writes `episodes.jsonl`, a line as each episode ends, and `summary.json` below `output_dir`, and
-with `--videos 4` mp4 files of the first failures. Several processes share the episodes.
-`--resume true` goes on with what was interrupted.
+with `--videos 4` mp4 files of the first failures; the card of a local policy gets the rate, too.
+Several processes share the episodes. `--resume true` goes on with what was interrupted.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from lawm_hf import results
 from lawm_hf.arguments import arg, parse_args
 from lawm_hf.envs.libero import num_tasks, prepare_libero
 from lawm_hf.evaluation import fingerprint, rollout
+from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.training import TrainingArgs, make_accelerator
@@ -140,8 +141,12 @@ def main(args: EvaluateArgs) -> None:
         order = {trial: index for index, trial in enumerate(trials)}
         episodes = results.read_results(args.output_dir)
         episodes.sort(key=lambda result: order.get(result.trial, len(order)))
-        results.write_results(episodes, args.output_dir)
-        print(results.describe(args.suite, results.summarize(episodes)))  # noqa: T201
+        summary = results.write_results(episodes, args.output_dir)
+        print(results.describe(args.suite, summary))  # noqa: T201
+        libero = ("tasks", "trials", "first_init_state", "seeds", "fast_rendering")
+        names = ("aggregation", "n_action_steps", *(("first_seed",) if tabletop else libero))
+        settings = {name: getattr(args, name) for name in names}
+        add_results(args.policy, summary, args.env, args.suite, settings)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
 from lawm_hf.export import export_for_lerobot
-from lawm_hf.hub import push_run
+from lawm_hf.hub import push_run, write_card
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.run_record import ProgressLog, write_run_record
 from lawm_hf.training import (
     FocusedLoader,
-    ProgressLog,
     TrainingArgs,
     check_finite,
     load_checkpoint,
@@ -33,8 +33,8 @@ from lawm_hf.training import (
     parameter_groups,
     save_checkpoint,
     to_device,
-    write_run_record,
 )
+from lawm_hf.transfer import copy_frame_encoder, keep_part, transfer_report
 
 
 @dataclass
@@ -48,6 +48,13 @@ class FinetuneArgs(TrainingArgs):
     )
     pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
     keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
+    transfer: str = arg("all", "what is taken from it: all, vision (only), or trunk (all but that)")
+    # Its frames are smaller than the views unless that run had --frame_size 64, and objects with
+    # them: the convolutions then start for another scale.
+    vision_from: str = arg(
+        "", "control, from scratch: run of pretraining whose world model lends its first two layers"
+    )
+    freeze_vision: bool = arg(False, "do not train the vision encoder")
     policy_type: str = arg("baku", "from scratch: baku, diffusion or lerobot:act")
     policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
     policy_config: str = arg("", "from scratch: JSON overrides of the policy's configuration")
@@ -73,7 +80,16 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
     """The pretrained policy with a fresh last layer, or a fresh policy; and its processor.
 
     Its sizes are those of the robot that the demonstrations show.
+
+    Raises:
+        ValueError: If options of a pretrained and of a fresh policy are mixed.
     """
+    if (args.pretrained and args.vision_from) or (not args.pretrained and args.transfer != "all"):
+        raise ValueError(
+            "`transfer` is for a pretrained policy and `vision_from` for one from scratch, got "
+            f"--pretrained {args.pretrained!r}, --transfer {args.transfer!r} and --vision_from "
+            f"{args.vision_from!r}. Leave one out."
+        )
     robot = source.features
     sizes = {"action_size": robot.action_size, "state_size": robot.state_size}
     if len(robot.cameras) > 2:
@@ -81,15 +97,23 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
     if args.pretrained:
         processor = LAWMProcessor.from_pretrained(args.pretrained, subfolder="processor")
         if args.keep_action_head:
-            return LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy"), processor
-        return LAWMPolicy.from_latent_pretraining(args.pretrained, **sizes), processor
-    options = parse_json_options(args.policy_config, "policy_config")
+            policy = LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy")
+        else:
+            policy = LAWMPolicy.from_latent_pretraining(args.pretrained, **sizes)
+        return keep_part(policy, args.transfer), processor
+    stem = {"stem": "strided"} if args.vision_from else {}
+    options = stem | parse_json_options(args.policy_config, "policy_config")
     policy = new_policy(args.policy_type, args.policy_preset, **(sizes | options))
+    # As the world model centres its frames; likewise where the same stem starts at random.
+    centred = {"image_mean": (0.5, 0.5, 0.5), "image_std": (1.0, 1.0, 1.0)}
     processor = LAWMProcessor(
         image_size=policy.config.image_size,
         text_encoder=args.text_encoder,
         task_embed_size=policy.config.task_embed_size,
+        **(centred if options.get("stem") == "strided" else {}),
     )
+    if args.vision_from:
+        copy_frame_encoder(policy, args.vision_from)
     return policy, processor
 
 
@@ -131,6 +155,11 @@ def main(args: FinetuneArgs) -> None:
     source = open_source(args.source)
     policy, processor = build_policy(args, source)
     loader = build_loader(args, source, policy, processor, accelerator)
+    if args.pretrained:
+        accelerator.print(transfer_report(policy, args.pretrained))
+    for name, parameter in policy.named_parameters():
+        if args.freeze_vision and name.startswith(policy.vision_parameter_prefixes):
+            parameter.requires_grad_(False)
 
     # Higher rates wash out what pretraining has found (README).
     rates = (5e-4, 3e-4) if args.pretrained else (1e-3, 3e-3)
@@ -182,6 +211,7 @@ def main(args: FinetuneArgs) -> None:
         policy.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
         export_for_lerobot(args.output_dir, args.views or source.features.cameras)
+        write_card(args.output_dir, args.push_to_hub)
         if args.push_to_hub:
             push_run(Path(args.output_dir), args.push_to_hub)
     accelerator.end_training()

@@ -19,10 +19,10 @@ from accelerate import Accelerator
 from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
-from lawm_hf.hub import push_run
+from lawm_hf.hub import push_run, write_card
 from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
+from lawm_hf.run_record import ProgressLog, write_run_record
 from lawm_hf.training import (
-    ProgressLog,
     TrainingArgs,
     check_finite,
     load_checkpoint,
@@ -32,7 +32,6 @@ from lawm_hf.training import (
     parameter_groups,
     save_checkpoint,
     to_device,
-    write_run_record,
 )
 
 
@@ -66,6 +65,7 @@ class PretrainArgs(TrainingArgs):
     world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model")
     world_model_max_grad_norm: float = arg(100.0, "clip the world model's gradient to this norm")
     shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
+    cut_gradient: bool = arg(False, "control: no gradient from world model to policy, as released")
     report_every: int = arg(200, "updates between two pictures of imagined frames; 0: at the end")
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
 
@@ -102,7 +102,8 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
         action_size=policy.config.action_size,
         **parse_json_options(args.world_model_config, "world_model_config"),
     )
-    return LawmForPretraining(policy, DreamerV3WorldModel(config)), processor
+    model = LawmForPretraining(policy, DreamerV3WorldModel(config), args.cut_gradient)
+    return model, processor
 
 
 def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
@@ -204,6 +205,7 @@ def save(
     if report is not None:
         print(report.health(model))  # noqa: T201
         print(f"See {report.strip(model, 'strip')}")  # noqa: T201
+    write_card(folder, args.push_to_hub)
     if args.push_to_hub:
         push_run(folder, args.push_to_hub)
 

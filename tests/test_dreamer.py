@@ -60,6 +60,7 @@ def test_other_image_sizes_are_rejected(image_size):
         ({"num_blocks": 7}, "`num_blocks` must divide `deter_size`"),
         ({"dyn_scale": -1.0}, "`dyn_scale` must not be negative"),
         ({"unimix": 1.0}, "`unimix` must lie in"),
+        ({"mask_ratio": 1.0}, "`mask_ratio` must lie in"),
         ({"num_decoded_steps": 0}, "`num_decoded_steps` must be at least 1"),
         ({"num_classes": 1}, "`num_classes` must be at least 2"),
     ],

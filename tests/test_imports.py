@@ -22,7 +22,9 @@ LAYERS = {
     "models": set(),
     "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
     "envs": set(),
-    "analysis": {"models", "data"},
+    "analysis": {"models", "data", "metrics"},
+    "experiments": {"models", "results"},
+    "metrics": set(),
     "lerobot": {"models", "envs", "data", "evaluation", "training"},
 }
 

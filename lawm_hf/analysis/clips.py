@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clips an analysis looks at: model inputs, and what is truly known about each clip."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,32 @@ class Clips:
         episodes: Episode of each clip, `(M,)`; clips of one episode are never swapped.
         truth: What is known beyond the video, for those who have it: `actions` `(M, N, D)` in any
             units, `target_xy` `(M, 2)`, `objects_xy` `(M, K, 2)`, `target_index` `(M,)`.
+        later: For some steps `k`, the policy's observation at `x_{t+k}`, in batches.
     """
 
     batches: list[dict[str, Tensor]]
     tasks: list[str]
     episodes: np.ndarray
     truth: dict[str, np.ndarray] = field(default_factory=dict)
+    later: dict[int, list[dict[str, Tensor]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+    @property
+    def frames(self) -> Tensor:
+        """`x_t .. x_{t+N}` of all clips, `(M, N+1, C, H, W)`, floats in [0, 1]."""
+        frames = torch.cat([batch["frames"] for batch in self.batches])
+        return frames.float() / (255 if frames.dtype == torch.uint8 else 1)
+
+    @property
+    def frame_is_pad(self) -> Tensor:
+        """Which of them only repeat the episode's last frame, `(M, N+1)`."""
+        pads = [
+            batch.get("frame_is_pad", torch.zeros(batch["frames"].shape[:2], dtype=torch.bool))
+            for batch in self.batches
+        ]
+        return torch.cat(pads)
 
 
 def observation(batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
@@ -49,6 +67,7 @@ def load_clips(
     processor: LAWMProcessor,
     num_clips: int | None = None,
     batch_size: int = 50,
+    later: Sequence[int] = (),
 ) -> Clips:
     """Read evenly spaced windows, and the truth where the data set holds it.
 
@@ -60,6 +79,8 @@ def load_clips(
         processor: The processor of the models that will be looked at.
         num_clips: How many; all by default.
         batch_size: Clips per batch.
+        later: Steps `k` for which `Clips.later` is wanted. The picture is the main camera's frame
+            of the window, so it needs samples of one view; of several, none is kept.
     """
     if not dataset.window.with_frames:
         raise ValueError(
@@ -68,6 +89,7 @@ def load_clips(
     count = min(num_clips or len(dataset), len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     batches, tasks, indices, actions = [], [], [], []
+    looks: dict[int, list[dict[str, Tensor]]] = {}
     for start in range(0, count, batch_size):
         raw: dict[str, Any] = collate([dataset[int(i)] for i in chosen[start : start + batch_size]])
         tasks += raw["task"]
@@ -78,11 +100,14 @@ def load_clips(
         if processor.state_stats is None:
             raw.pop("state", None)
         batches.append(processor(**raw))
+        for step in later if raw["images"].shape[1] == 1 else ():
+            look = processor(images=raw["frames"][:, step, None], task=raw["task"])
+            looks.setdefault(step, []).append(look)
     index = np.concatenate(indices)  # (M, 3): source, episode, frame
     truth = read_truth(dataset, index)
     if actions:
         truth["actions"] = np.concatenate(actions).astype(np.float64)
-    return Clips(batches, tasks, index[:, 1], truth)
+    return Clips(batches, tasks, index[:, 1], truth, looks)
 
 
 def read_truth(dataset: WindowDataset, index: np.ndarray) -> dict[str, np.ndarray]:

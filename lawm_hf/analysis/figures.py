@@ -2,6 +2,7 @@
 """Pictures of what a pretrained pair has learned."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from ..models.modeling_lawm import LAWMPolicy
 from .clips import Clips
+from .latents import Array
 from .prediction import evaluating, imagine_frames, latents_of, swap_partners
+from .retrieval import neighbours
 
 _ROWS = ("video", "seen and\nredrawn", "imagined,\nown latents", "imagined,\nother latents")
 
@@ -38,9 +41,6 @@ def imagination_strip(
         num_clips: Clips shown, evenly spaced.
         seed: Seed of the swap.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     titles: list[str] = list(_ROWS)
     if getattr(world_model.config, "objective", "posterior") == "imagination":
         titles[1] += "\n(not trained)"  # this objective uses the posterior of x_t only
@@ -52,22 +52,83 @@ def imagination_strip(
     own, other = latents[chosen], latents[partners[chosen]]
     rows = _strip_rows(world_model, frames, own, other)  # (clips, 4, N+1, H, W, C)
 
-    figure = Figure(figsize=(1.5 + 0.8 * rows.shape[2], 3.9 * len(chosen)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(1.5 + 0.8 * rows.shape[2], 3.9 * len(chosen))
     for axis, clip, images in zip(
         np.atleast_1d(figure.subplots(len(chosen), 1)), chosen, rows, strict=True
     ):
-        picture, row_centres, column_centres = _tiled(images)
-        axis.imshow(picture, interpolation="nearest")
         own_task, other_task = clips.tasks[clip], clips.tasks[partners[clip]]
-        axis.set_title(
-            textwrap.shorten(f"“{own_task}”   (other: “{other_task}”)", 100), fontsize=11
-        )
+        title = textwrap.shorten(f"“{own_task}”   (other: “{other_task}”)", 100)
         steps = ["$x_t$", *(f"+{k}" for k in range(1, rows.shape[2]))]
-        axis.set_xticks(column_centres, steps)
-        axis.set_yticks(row_centres, titles)
-        axis.tick_params(length=0, labelsize=10, labeltop=True, labelbottom=False)
-        axis.spines[:].set_visible(False)
+        _show_tiles(axis, images, titles, steps, title)
+    return _save(figure, path)
+
+
+def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_queries: int = 5) -> Path:
+    """Write a PNG of clips and the three of other episodes whose latents are most alike.
+
+    As Fig. 7 of the paper: each clip is shown by its first frame and its last one.
+
+    Args:
+        clips: Clips `M`.
+        latents: Their latents, `(M, N, A)`.
+        path: Where the picture goes.
+        num_queries: Clips asked for, of different instructions as far as there are such.
+    """
+    nearest, cosines = neighbours(latents, clips.episodes)
+    queries = _varied(clips.tasks, num_queries)
+    frames = clips.frames[:, [0, -1]].movedim(2, -1).numpy()  # (M, 2, H, W, C)
+    columns = 1 + nearest.shape[1]
+    figure = _figure(2.6 * columns, 1.75 * len(queries))
+    grid = figure.subplots(len(queries), columns, squeeze=False)
+    for query, axes in zip(queries, grid, strict=True):
+        shown = [(int(query), "query"), *zip(nearest[query], cosines[query], strict=True)]
+        for axis, (clip, label) in zip(axes, shown, strict=True):
+            label = label if isinstance(label, str) else f"cosine {label:.2f}"
+            task = textwrap.shorten(clips.tasks[clip], 34, placeholder="…")
+            _show_tiles(axis, frames[clip][None], [""], ["", ""], f"{label}\n“{task}”", 9)
+    last = frames.shape[1] and clips.frames.shape[1] - 1
+    figure.suptitle(
+        f"Clips ($x_t$ and +{last}) and those with the most similar latents", fontsize=11
+    )
+    return _save(figure, path)
+
+
+def save_tiles(
+    images: np.ndarray, path: str | Path, rows: Sequence[str], columns: Sequence[str], title: str
+) -> Path:
+    """Write `(R, T, H, W, C)` images in [0, 1] as one PNG with names of rows and columns."""
+    figure = _figure(1.5 + 1.2 * images.shape[1], 0.6 + 1.25 * images.shape[0])
+    _show_tiles(figure.subplots(), images, rows, columns, title)
+    return _save(figure, path)
+
+
+def _show_tiles(
+    axis: Any,
+    images: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    title_size: int = 11,
+) -> None:
+    picture, row_centres, column_centres = _tiled(images)
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_title(title, fontsize=title_size)
+    axis.set_xticks(column_centres, columns)
+    axis.set_yticks(row_centres, rows)
+    axis.tick_params(length=0, labelsize=10, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -105,6 +166,16 @@ def _tiled(images: np.ndarray, gap: int = 2) -> tuple[np.ndarray, np.ndarray, np
         np.arange(n) * s + (s - gap - 1) / 2 for n, s in ((num_rows, height), (num_columns, width))
     )
     return picture[:-gap, :-gap], rows, columns
+
+
+def _varied(tasks: Sequence[str], count: int) -> np.ndarray:
+    """Numbers of `count` clips, evenly spread, each of an instruction not yet taken if possible."""
+    order = np.random.default_rng(0).permutation(len(tasks))
+    seen: dict[str, int] = {}
+    turns = np.empty(len(tasks), dtype=int)
+    for i in map(int, order):
+        turns[i] = seen[tasks[i]] = seen.get(tasks[i], -1) + 1
+    return order[np.argsort(turns[order], kind="stable")][:count]
 
 
 def _prefer_other_instructions(partners: np.ndarray, clips: Clips) -> None:

@@ -52,30 +52,6 @@ def remove_step_offsets(chunks: Array, reference: Array) -> Array:
     return chunks - reference.mean(0)
 
 
-def held_out_cca(
-    z_train: Array, y_train: Array, z_test: Array, y_test: Array, regularization: float = 1e-3
-) -> list[float]:
-    """Canonical correlations of rows `(M, P)` and `(M, Q)`, fitted on one set, taken on another.
-
-    Args:
-        z_train: Latents to fit on.
-        y_train: Their counterparts.
-        z_test: Latents to judge on.
-        y_test: Their counterparts.
-        regularization: Added to each covariance, as a share of its largest eigenvalue.
-
-    Returns:
-        `min(P, Q)` correlations, in the order of the fit; near 0 for unrelated rows.
-    """
-    z_mean, y_mean = z_train.mean(0), y_train.mean(0)
-    z, y = z_train - z_mean, y_train - y_mean
-    z_white, y_white = (_inverse_root(x.T @ x / len(x), regularization) for x in (z, y))
-    left, _, right = np.linalg.svd(z_white @ (z.T @ y / len(z)) @ y_white, full_matrices=False)
-    z_parts = (z_test - z_mean) @ z_white @ left  # (M, min(P, Q))
-    y_parts = (y_test - y_mean) @ y_white @ right.T
-    return [_correlation(a, b) for a, b in zip(z_parts.T, y_parts.T, strict=True)]
-
-
 def ridge_predict(x_train: Array, y_train: Array, x_test: Array) -> Array:
     """Predict `(M, Q)` from `(M, P)` linearly; leave-one-out on the fit chooses the penalty."""
     probe = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-2, 5, 15)))
@@ -86,15 +62,3 @@ def ridge_r2(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> fl
     """Share of the held-out variance, all columns together, that a linear probe explains."""
     predicted = ridge_predict(x_train, y_train, x_test)
     return float(r2_score(y_test, predicted, multioutput="variance_weighted"))
-
-
-def _inverse_root(covariance: Array, regularization: float) -> Array:
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0) + regularization * values.max() + 1e-12
-    return (vectors / np.sqrt(values)) @ vectors.T
-
-
-def _correlation(a: Array, b: Array) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0

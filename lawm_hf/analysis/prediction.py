@@ -94,10 +94,10 @@ def prediction_errors(world_model: Any, clips: Clips, latents: Tensor, seed: int
                 losses[f"loss{name}"].append(output.loss.item() * size)
                 drawn = imagine_frames(world_model, frames, actions)
                 errors[name.strip("_") or "own"].append(
-                    _clip_errors(world_model, drawn, targets, first, pad)
+                    clip_errors(world_model, drawn, targets, first, pad)
                 )
             still = first.expand_as(targets)
-            errors["copy"].append(_clip_errors(world_model, still, targets, first, pad))
+            errors["copy"].append(clip_errors(world_model, still, targets, first, pad))
     own, other, still = (torch.cat(errors[name]).cpu() for name in ("own", "swapped", "copy"))
     return {
         "loss": sum(losses["loss"]) / position,
@@ -109,7 +109,7 @@ def prediction_errors(world_model: Any, clips: Clips, latents: Tensor, seed: int
     }
 
 
-def _clip_errors(
+def clip_errors(
     world_model: Any, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
 ) -> Tensor:
     """Error of each clip `(B,)` in the world model's own measure, padded frames left out."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run shows of itself: the strip, and the health table."""
+"""What a pretraining run shows of itself: the clips looked at, the strip, the health table."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,51 @@ from .health import LatentHealth, latent_health
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
 
-class LatentReport:
-    """Looks at a model during pretraining, always with the same clips.
+def report_clips(
+    source: str,
+    sources: Sequence[str],
+    window: WindowSpec,
+    processor: LAWMProcessor,
+    later: Sequence[int] = (),
+) -> tuple[Clips, Clips | None, bool]:
+    """The clips that a run is judged on: one from the beginning of each episode.
 
     Args:
         source: Spec of clips that are not trained on. `"auto"` records held-out tabletop episodes
             when the first training source is the tabletop; otherwise it takes the training clips
-            (no others are known), and says so.
+            (no others are known).
+        sources: The training sources.
+        window: The training window.
+        processor: The run's processor.
+        later: Steps of the clips to judge on at which the policy looks again; see `load_clips`.
+
+    Returns:
+        The clips to judge on, those to fit probes on (other episodes; of too small a source none),
+        and whether the clips were held out from training.
+    """
+    is_held_out = source != "auto" or sources[0].startswith("tabletop")
+    if source == "auto":
+        source = _held_out_tabletop(sources[0]) if is_held_out else sources[0]
+    opened = open_source(source)
+    # Actions are stored at the source's own rate, so resampled frames do without them.
+    with_actions = bool(opened.features.action_size) and window.frame_interval_s is None
+    window = replace(window, max_start=0, with_actions=with_actions)
+    held_out, fit = opened, None
+    count = min(_HELD_OUT, len(opened.clips) * _HELD_OUT // (_HELD_OUT + _FIT))
+    if count >= 2:
+        held_out = opened.select(episodes=f":{count}")
+        fit = opened.select(episodes=f"{count}:{count + _FIT}")
+    clips = load_clips(WindowDataset(held_out, window), processor, _HELD_OUT, later=later)
+    if fit is None:
+        return clips, None, is_held_out
+    return clips, load_clips(WindowDataset(fit, window), processor, _FIT), is_held_out
+
+
+class LatentReport:
+    """Looks at a model during pretraining, always with the same clips.
+
+    Args:
+        source: Spec of clips that are not trained on, or `"auto"`; see `report_clips`.
         sources: The training sources.
         window: The training window.
         processor: The run's processor.
@@ -36,19 +75,7 @@ class LatentReport:
         folder: str | Path,
     ):
         self.folder = Path(folder)
-        self.is_held_out = source != "auto" or sources[0].startswith("tabletop")
-        if source == "auto":
-            source = _held_out_tabletop(sources[0]) if self.is_held_out else sources[0]
-        opened = open_source(source)
-        window = replace(window, max_start=0, with_actions=bool(opened.features.action_size))
-        held_out, fit = opened, None
-        if len(opened.clips) >= 2 * _HELD_OUT:
-            held_out = opened.select(episodes=f":{_HELD_OUT}")
-            fit = opened.select(episodes=f"{_HELD_OUT}:{_HELD_OUT + _FIT}")
-        self.held_out = load_clips(WindowDataset(held_out, window), processor, _HELD_OUT)
-        self.fit: Clips | None = None
-        if fit is not None:
-            self.fit = load_clips(WindowDataset(fit, window), processor, _FIT)
+        self.held_out, self.fit, self.is_held_out = report_clips(source, sources, window, processor)
 
     def strip(self, model: LawmForPretraining, name: str) -> Path:
         """Write `<name>.png`: real, reconstructed and imagined frames of some clips."""

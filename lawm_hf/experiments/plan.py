@@ -117,7 +117,8 @@ class Plan:
         benchmarks: Name -> `{"finetune": ..., "evaluate": ...}`. With `evaluate: false` the runs
             end with finetuning, and somebody writes `episodes.jsonl` into its folder: a robot.
         pretrain: Flags of all pretraining.
-        finetune: Flags of all finetuning; `{demos}` and `{seed}` in `source` are filled in.
+        finetune: Flags of all finetuning; `{demos}`, `{seed}` and `{pretrained}` (the folder of the
+            run's pretraining) are filled in.
         evaluate: Flags of all evaluation.
         demonstrations: Demonstration counts; 0 stands for all that the source has.
         seeds: Seeds; pretraining and finetuning share them.
@@ -162,12 +163,12 @@ class Plan:
             flags = self.pretrain | model | options.get("pretrain", {}) | own | {"seed": seed}
             first = self._stage("pretrain", flags)
         tune = self.finetune | options.get("finetune", {}) | task.get("finetune", {})
-        tune |= {"seed": seed} | variant.get("finetune", {})
-        tune |= {"pretrained": str(first.folder)} if first else model | {"pretrained": ""}
-        if first is None and "config" not in tune:
-            del tune["pretrained"]  # its default; only a configuration file may say otherwise
-        if "source" in tune:
-            tune["source"] = tune["source"].format(demos=demos, seed=seed)
+        folder = str(first.folder) if first else ""
+        if first or "config" in tune:  # A configuration file may name another.
+            tune["pretrained"] = folder
+        tune |= ({} if first else model) | {"seed": seed} | variant.get("finetune", {})
+        filled = {"demos": demos, "seed": seed, "pretrained": folder}
+        tune = {k: v.format(**filled) if isinstance(v, str) else v for k, v in tune.items()}
         second = self._stage("finetune", tune, first)
         third, test = None, task.get("evaluate", {})
         if test is not False:

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+# pandas types its results wider than these calls return:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportReturnType=false
 """The report of an experiment, in Markdown, from its table of episodes alone."""
 
 from pathlib import Path

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+# pandas types its results wider than these calls return:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportReturnType=false
 """What a sceptic asks of two success rates.
 
 A run is one draw of initialisation, data order and demonstrations; its episodes say how good *that*

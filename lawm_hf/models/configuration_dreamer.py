@@ -55,6 +55,16 @@ class DreamerV3Config(StrictConfig):
             `"imagination"` predicts all frames from the first one and the actions alone.
         residual_decoder: The decoder draws the difference to the first frame, and starts near
             zero: at initialisation the prediction is a copy of the first frame.
+        residual: What a residual decoder draws. `"difference"` is added to the first frame.
+            `"flow"` says where in the first frame each pixel comes from, and the prediction is the
+            first frame so warped: optical flow, without a flow network.
+        mask_ratio: Share of the patches (8 x 8 to a frame) that the encoder does not see in
+            training, the same in all frames of a clip, so that the actions have to tell more.
+            A residual decoder changes the whole first frame all the same: that frame is no
+            target, and filling its holes would be most of the loss, and nothing about motion.
+        frame_loss: `"pixels"`, or `"features"`: the squared error is taken between the features
+            of a fixed random network of predicted and true frames, which `motion_weight` weighs
+            as it does pixels. The health report measures pixels for either.
         motion_weight: Weight of changed pixels. 0 is the plain squared error; otherwise a pixel
             weighs `0.2 + motion_weight * min(1, 4 |x_{t+k} - x_t|)`.
         num_decoded_steps: Decode and compare only so many of the `N` steps in a training update,
@@ -82,6 +92,9 @@ class DreamerV3Config(StrictConfig):
     initial_state: Literal["learned", "frame"] = "frame"
     objective: Literal["posterior", "imagination"] = "imagination"
     residual_decoder: bool = True
+    residual: Literal["difference", "flow"] = "difference"
+    mask_ratio: float | int = 0.0
+    frame_loss: Literal["pixels", "features"] = "pixels"
     motion_weight: float | int = 1.0
     num_decoded_steps: int | None = None
     reconstruction_scale: float | int = 1.0
@@ -195,8 +208,14 @@ class DreamerV3Config(StrictConfig):
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if not 0 <= self.unimix < 1:
-            raise ValueError(f"`unimix` must lie in [0, 1), got {self.unimix}.")
+        for name in ("unimix", "mask_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
+        if self.residual == "flow" and not self.residual_decoder:
+            raise ValueError(
+                'A flow moves the pixels of the first frame, got `residual="flow"` with '
+                "`residual_decoder=False`. Set `residual_decoder=True` or leave `residual` out."
+            )
         if self.num_decoded_steps is not None and self.num_decoded_steps < 1:
             raise ValueError(
                 f"`num_decoded_steps` must be at least 1, got {self.num_decoded_steps}. "

@@ -17,7 +17,8 @@ class VisionPolicyConfig(LAWMPolicyConfig):
         stem: `"resnet"` is ResNet-18's (7x7 stride 2, max-pooling; FiLM-conditioned residual blocks
             with GroupNorm follow), for 128 pixels and more. `"patch"` is one 8x8 convolution with
             stride 4 followed by plain residual 3x3 convolutions: far cheaper, for small
-            pictures on a CPU.
+            pictures on a CPU. `"strided"` is two 4x4 convolutions with stride 2 in its place, the
+            first two stages of the world model's frame encoder, whose weights it can start from.
         encoder_channels: Channels of each stage; every stage after the first halves the resolution.
             The default is ResNet-18 up to `layer2`, as BAKU cuts it: 128 channels at stride 8.
         encoder_depths: Residual blocks of each stage.
@@ -31,7 +32,7 @@ class VisionPolicyConfig(LAWMPolicyConfig):
     """
 
     hidden_size: int = 256
-    stem: Literal["resnet", "patch"] = "resnet"
+    stem: Literal["resnet", "patch", "strided"] = "resnet"
     encoder_channels: list[int] | tuple[int, ...] = (64, 128)
     encoder_depths: list[int] | tuple[int, ...] = (2, 2)
     num_keypoints: int = 24
@@ -52,6 +53,11 @@ class VisionPolicyConfig(LAWMPolicyConfig):
             raise ValueError(
                 "`encoder_channels` must be multiples of 16 with the ResNet stem (one group of "
                 f"GroupNorm), got {self.encoder_channels}."
+            )
+        if self.stem == "strided" and self.encoder_channels[0] % 2:
+            raise ValueError(
+                "The first of `encoder_channels` must be even with the strided stem, whose first "
+                f"layer has half of them, got {self.encoder_channels}."
             )
         if self.backbone_weights is not None and self.stem != "resnet":
             raise ValueError(

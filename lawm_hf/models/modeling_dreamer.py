@@ -17,6 +17,7 @@ from transformers import initialization as init
 from .configuration_dreamer import DreamerV3Config
 from .modeling_frames import FrameDecoder, FrameEncoder
 from .modeling_lawm import WorldModelOutput, masked_mean
+from .modeling_objectives import FixedFeatures, hide_patches, warp
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 
@@ -24,7 +25,7 @@ from .scan_linear import BlockLinear, ScanLinear
 def frame_error(
     predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
 ) -> Tensor:
-    """Squared error of each frame, summed over its pixels.
+    """Squared error of each frame, summed over its pixels; or of its features, likewise.
 
     Args:
         predicted: `(B, N, C, H, W)`.
@@ -62,6 +63,8 @@ class DreamerV3WorldModel(PreTrainedModel):
         self.encoder = FrameEncoder(config)
         self.rssm = RSSM(config)
         self.decoder = FrameDecoder(config)
+        if config.frame_loss == "features":
+            self.features = FixedFeatures(config.num_channels)
         self.post_init()
 
     def forward(
@@ -89,16 +92,18 @@ class DreamerV3WorldModel(PreTrainedModel):
         self._check_inputs(frames, actions, frame_is_pad, noise)
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        images = self._centre(frames)
+        images = seen = self._centre(frames)
+        if self.training and self.config.mask_ratio:
+            seen = hide_patches(images, self.config.mask_ratio)
         if noise is None and self.training:
             shape = (*frames.shape[:2], self.config.num_categoricals)
             noise = torch.rand(shape, device=frames.device)
         if self.config.objective == "posterior":
-            states = self.rssm.observe(self._embed(images), actions, noise=noise).at(slice(1, None))
+            states = self.rssm.observe(self._embed(seen), actions, noise=noise).at(slice(1, None))
             kl = self._kl(states)  # (B, N)
         else:
             first, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
-            state = self.rssm.initial_state(self._embed(images[:, :1])[:, 0], first)
+            state = self.rssm.initial_state(self._embed(seen[:, :1])[:, 0], first)
             states = self.rssm.imagine(state, actions, later)
             kl = images.new_zeros(actions.shape[:2])
         reconstruction = self._reconstruction(states, images)  # (B, N)
@@ -139,27 +144,32 @@ class DreamerV3WorldModel(PreTrainedModel):
         Args:
             states: `(B, N, ...)`.
             first_frame: `x_t`, `(B, C, H, W)`, uint8 or float in [0, 1]; what a residual decoder
-                adds to, ignored by a plain one.
+                changes, ignored by a plain one.
 
         Returns:
             `(B, N, C, H, W)`, nominally in [0, 1] but not clipped.
 
         Raises:
-            ValueError: If a residual decoder has no frame to add to.
+            ValueError: If a residual decoder has no frame to change.
         """
-        drawn = self._decode(states) + 0.5
         if not self.config.residual_decoder:
-            return drawn
+            return self._draw(states) + 0.5
         if first_frame is None:
             raise ValueError(
                 "A residual decoder draws the difference to the first frame: pass `first_frame`."
             )
-        return drawn + self._centre(first_frame[:, None])
+        return self._draw(states, self._centre(first_frame[:, None])) + 0.5
 
-    def _decode(self, states: RSSMState) -> Tensor:
-        """Decoder output of `(B, N, ...)` states: images in [-0.5, 0.5], or differences of them."""
+    def _draw(self, states: RSSMState, first: Tensor | None = None) -> Tensor:
+        """Images in [-0.5, 0.5] of `(B, N, ...)` states; a plain decoder needs no first one."""
         drawn = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
-        return drawn.float().unflatten(0, states.deter.shape[:2])
+        drawn = drawn.float().unflatten(0, states.deter.shape[:2])
+        if first is None or not self.config.residual_decoder:
+            return drawn
+        if self.config.residual == "flow":
+            # Drawn in quarters of the frame: in pixels, the weights would have far to go.
+            return warp(first, drawn * (self.config.image_size / 4))
+        return drawn + first
 
     def _reconstruction(self, states: RSSMState, images: Tensor) -> Tensor:
         """Loss `(B, N)` of the frames drawn from states `(B, N, ...)`; images `(B, N+1, ...)`."""
@@ -169,14 +179,20 @@ class DreamerV3WorldModel(PreTrainedModel):
         if self.training and num_decoded < num_steps:
             steps = torch.randperm(num_steps)[:num_decoded]
             states, targets = states.at(steps), targets[:, steps]
-        drawn = self._decode(states)
-        if self.config.residual_decoder:
-            drawn = drawn + first
-        error = frame_error(drawn, targets, first, self.config.motion_weight)
+        error = self._error(self._draw(states, first), targets, first)
         if steps is None:
             return error
         scaled = error.new_zeros(len(error), num_steps)
         return scaled.index_copy(1, steps.to(error.device), error * (num_steps / num_decoded))
+
+    def _error(self, drawn: Tensor, targets: Tensor, first: Tensor) -> Tensor:
+        """Error `(B, N)` of drawn images: of their pixels, or averaged over scales of features."""
+        weight = self.config.motion_weight
+        if self.config.frame_loss == "pixels":
+            return frame_error(drawn, targets, first, weight)
+        maps = (self.features(images) for images in (drawn, targets, first))
+        errors = [frame_error(d, t, f, weight) for d, t, f in zip(*maps, strict=True)]
+        return torch.stack(errors).mean(0)  # over the scales
 
     def _kl(self, states: RSSMState) -> Tensor:
         """Weighted KL terms `(B, N)` of posterior states: DreamerV3's balancing and free nats."""
@@ -241,6 +257,8 @@ class DreamerV3WorldModel(PreTrainedModel):
             _init_truncated(module.weight, fans, 0.01 if is_residual else 1.0)
         elif isinstance(module, ScanLinear | BlockLinear):
             _init_truncated(module.weight, module.fans)
+        elif isinstance(module, FixedFeatures):
+            module.draw_kernels()
         for name, parameter in module.named_parameters(recurse=False):
             if name.endswith("bias") or name == "initial_deter":
                 init.zeros_(parameter)

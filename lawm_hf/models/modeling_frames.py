@@ -58,9 +58,10 @@ class FrameDecoder(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.embed_size))
         kernel = config.decoder_kernel_size
         layers, channels = [], config.grid_channels
+        num_drawn = 2 if config.residual == "flow" else config.num_channels
         for stage in reversed(range(config.num_stages)):
             is_last = stage == 0
-            out = config.num_channels if is_last else config.depth << (stage - 1)
+            out = num_drawn if is_last else config.depth << (stage - 1)
             layers.append(
                 nn.ConvTranspose2d(
                     *(channels, out, kernel),
@@ -76,7 +77,7 @@ class FrameDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
-        """Draw `(B, C, H, W)` from `(B, D)` and `(B, S, K)`."""
+        """Draw `(B, C, H, W)`, for a flow `(B, 2, H, W)`, from `(B, D)` and `(B, S, K)`."""
         # Each block of the deterministic state feeds channels of its own, at every position.
         blocks = self.deter_in(deter).unflatten(-1, (self.num_blocks, self.grid_size**2, -1))
         grid = self.stoch_in(stoch.flatten(1)) + blocks.transpose(1, 2).flatten(1) + self.bias

@@ -247,9 +247,17 @@ class LawmForPretraining(nn.Module):
 
     Any pair will do whose policy returns a differentiable chunk without targets and whose world
     model takes `(frames, actions, frame_is_pad)`.
+
+    Args:
+        policy: The policy.
+        world_model: The world model.
+        cut_gradient: For a control: the latents reach the world model without their gradient, so
+            the policy learns nothing. The authors' released code does this by mistake.
     """
 
-    def __init__(self, policy: LAWMPolicy, world_model: PreTrainedModel):
+    def __init__(
+        self, policy: LAWMPolicy, world_model: PreTrainedModel, cut_gradient: bool = False
+    ):
         super().__init__()
         for name in ("chunk_size", "action_size"):
             ours, theirs = getattr(policy.config, name), getattr(world_model.config, name, None)
@@ -259,6 +267,7 @@ class LawmForPretraining(nn.Module):
                     "Build both configurations with the same value."
                 )
         self.policy, self.world_model = policy, world_model
+        self.cut_gradient = cut_gradient
 
     def forward(
         self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor
@@ -273,7 +282,8 @@ class LawmForPretraining(nn.Module):
             **observation: Inputs of the policy at time `t`.
         """
         latents = self.policy(**observation).actions  # (B, N, A)
-        prediction = self.world_model(frames=frames, actions=latents, frame_is_pad=frame_is_pad)
+        actions = latents.detach() if self.cut_gradient else latents
+        prediction = self.world_model(frames=frames, actions=actions, frame_is_pad=frame_is_pad)
         return PretrainingOutput(
             loss=prediction.loss,
             latents=latents,

@@ -13,6 +13,7 @@ between training and evaluation, and a batch of one is as good as any. ImageNet 
 be loaded all the same (Diffusion Policy replaces the norms likewise).
 """
 
+from itertools import batched
 from pathlib import Path
 
 import torch
@@ -78,6 +79,24 @@ class PlainBlock(nn.Module):
         return x + y if self.is_residual else y
 
 
+class StridedStem(nn.Sequential):
+    """The first two stages of DreamerV3's `FrameEncoder`, under the same names."""
+
+    def __init__(self, channels: int):
+        layers, shapes = [], ((3, channels // 2), (channels // 2, channels))
+        for shape in shapes:
+            conv = nn.Conv2d(*shape, 4, 2, 1, bias=False)
+            layers += [conv, nn.LayerNorm(shape[1], eps=1e-3), nn.SiLU()]
+        super().__init__(*layers)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map `(B, 3, H, W)` to `(B, channels, H/4, W/4)`, normalised at each position."""
+        x = input
+        for conv, norm, activation in batched(self, 3):
+            x = activation(norm(conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return x
+
+
 class KeypointPooling(nn.Module):
     """Asks for `num_keypoints` locations, with queries linear in the instruction's code."""
 
@@ -121,6 +140,8 @@ class FilmVisionEncoder(nn.Module):
                 nn.ReLU(),
                 nn.MaxPool2d(3, 2, 1),
             )
+        elif config.stem == "strided":
+            self.stem = StridedStem(channels)
         else:
             self.stem = nn.Sequential(nn.Conv2d(3, channels, 8, 4, 2), nn.ReLU())
         self.blocks = nn.ModuleList()
@@ -171,7 +192,7 @@ def init_vision_weights(module: nn.Module) -> None:
         init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             init.zeros_(module.bias)
-    elif isinstance(module, nn.GroupNorm):
+    elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
 

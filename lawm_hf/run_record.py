@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run writes about itself: its progress, its settings, and what it has cost.
+
+`args.yaml` and `environment.json` at the start, `log.jsonl` on the way; at the end hardware, time
+and an estimate of the energy join `environment.json`. The model card is made of these.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from .licences import pretraining_sources
+from .training import TrainingArgs
+
+# Watts of a busy core with its share of memory and mainboard: an assumption, twice what the makers
+# of server processors rate a core at (AMD EPYC 7763: 280 W for 64).
+WATTS_PER_CORE = 10
+
+
+class ProgressLog:
+    """One progress bar, one console line every `log_every` updates, and the trackers.
+
+    Lines of `log.jsonl` also say what the run has cost so far, interrupted sessions included.
+    """
+
+    def __init__(self, accelerator: Accelerator, args: TrainingArgs, first_step: int, name: str):
+        self.accelerator, self.args = accelerator, args
+        self.sums: dict[str, float] = {}
+        self.count, self.since = 0, time.perf_counter()
+        self.samples = (
+            args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        )
+        self.path = Path(args.output_dir) / "log.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            # Without a line that a kill has cut off; a run that begins anew begins a new log.
+            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+            complete = [line for line in lines if first_step and line.endswith("\n")]
+            self.path.write_text("".join(complete))
+        accelerator.wait_for_everyone()
+        self.start = (time.perf_counter(), _cpu_seconds())
+        self.before = _last_cost(self.path)
+        self.bar = tqdm(
+            total=args.steps,
+            initial=first_step,
+            desc=name,
+            disable=not accelerator.is_main_process,
+            mininterval=1.0,
+        )
+
+    def update(self, step: int, values: dict[str, Any]) -> None:
+        """Count an update; average its scalars into the next line."""
+        for key, value in values.items():
+            scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
+            self.sums[key] = self.sums.get(key, 0.0) + scalar
+        self.count += 1
+        self.bar.update()
+        if step % self.args.log_every and step != self.args.steps:
+            return
+        means = {key: value / self.count for key, value in self.sums.items()}
+        now = time.perf_counter()
+        means["samples_per_s"] = self.samples * self.count / (now - self.since)
+        self.sums, self.count, self.since = {}, 0, now
+        if self.args.report_to:
+            self.accelerator.log(means, step=step)
+        self.bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
+        cost = self._cost()
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as log:
+                log.write(json.dumps({"step": step, **means, **cost}) + "\n")
+
+    def close(self) -> None:
+        """End the bar; add hardware, time and energy to the run record."""
+        self.bar.close()
+        if not self.accelerator.is_main_process:
+            return
+        wall, cpu = _last_cost(self.path)
+        cost = {"wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
+        machine = hardware(self.accelerator)
+        path = self.path.with_name("environment.json")
+        record = json.loads(path.read_text()) | {"hardware": machine} | cost
+        record["energy"] = energy(machine, wall, cpu)
+        path.write_text(json.dumps(record, indent=2))
+
+    def _cost(self) -> dict[str, float]:
+        """Seconds of the loop so far: on the clock, and of CPU over all processes."""
+        cpu = torch.tensor([_cpu_seconds() - self.start[1]], device=self.accelerator.device)
+        total = self.accelerator.gather(cpu).sum().item()  # type: ignore[union-attr]
+        wall = time.perf_counter() - self.start[0]
+        return {"wall_seconds": self.before[0] + wall, "cpu_seconds": self.before[1] + total}
+
+
+def write_run_record(args: Any, output_dir: str | Path) -> None:
+    """Write the resolved arguments, package versions and git revision beside the results.
+
+    A finetuning run also records what its weights were pretrained on, while that is known: the
+    licence of those data goes with them.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "args.yaml").write_text(yaml.safe_dump(dataclasses.asdict(args), sort_keys=False))
+    packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    record: dict[str, Any] = {"versions": versions, "git_revision": git.stdout.strip() or None}
+    if pretrained := getattr(args, "pretrained", "") or getattr(args, "vision_from", ""):
+        record["pretraining_sources"] = pretraining_sources(pretrained)
+    (folder / "environment.json").write_text(json.dumps(record, indent=2))
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """The processor, its usable cores, the processes; and their GPUs with power limit, if any."""
+    machine: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cpu_cores": len(psutil.Process().cpu_affinity() or [])
+        if hasattr(psutil.Process, "cpu_affinity")  # not on macOS
+        else os.cpu_count(),
+        "num_processes": accelerator.num_processes,
+        "gpu": None,
+        "gpu_power_limit_w": None,
+    }
+    if accelerator.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(accelerator.device)
+        machine["gpu"] = properties.name
+        machine["gpu_power_limit_w"] = _power_limit(str(properties.uuid))
+    elif accelerator.device.type != "cpu":
+        machine["gpu"] = accelerator.device.type
+    return machine
+
+
+def energy(machine: dict[str, Any], wall_seconds: float, cpu_seconds: float) -> dict[str, Any]:
+    """An estimate in kWh, from time and an assumed power; and how it was made.
+
+    Nothing is estimated for an accelerator whose power is not known.
+    """
+    if machine["gpu"]:
+        watts, count = machine["gpu_power_limit_w"], machine["num_processes"]
+        if watts is None:
+            return {"kwh": None, "method": f"the power limit of {machine['gpu']} is not known"}
+        method = (
+            f"{count} × {watts:.0f} W, the limit that nvidia-smi reports, over the whole time; "
+            "processors not counted"
+        )
+        return {"kwh": wall_seconds * watts * count / 3.6e6, "method": method}
+    method = f"CPU seconds at an assumed {WATTS_PER_CORE} W per busy core"
+    return {"kwh": cpu_seconds * WATTS_PER_CORE / 3.6e6, "method": method}
+
+
+def _cpu_seconds() -> float:
+    """Of this process, the loader workers it has now, and those that have ended."""
+    own = psutil.Process()
+    used = own.cpu_times()
+    total = used.user + used.system + used.children_user + used.children_system
+    for child in own.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:  # It has ended since, and is among `children_*` next time.
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _last_cost(log: Path) -> tuple[float, float]:
+    """Wall and CPU seconds by the last line of a log."""
+    lines = log.read_text().splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    return last.get("wall_seconds", 0.0), last.get("cpu_seconds", 0.0)
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _power_limit(uuid: str) -> float | None:
+    """Watts; `None` where nvidia-smi is not there or cannot tell."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["--query-gpu=power.limit", "--format=csv,noheader,nounits", f"--id=GPU-{uuid}"]
+    answer = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, check=False)
+    text = answer.stdout.strip()
+    return float(text) if text.replace(".", "", 1).isdigit() else None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the latent actions of a pretraining run have learned, in tables and pictures.
+
+    python recipes/analyze.py --pretrained outputs/pretrain
+    python recipes/analyze.py --pretrained outputs/pretrain --source bridge:DIR,episodes=:800
+
+The source is video that was not trained on, with true actions or without; clips are one window from
+the beginning of each episode. Writes `analysis.json`, `report.md` and its pictures below
+`output_dir`, and prints the report.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from transformers import AutoModel
+
+from lawm_hf.analysis import (
+    imagination_strip,
+    latent_study,
+    later_steps,
+    neighbour_gallery,
+    study_markdown,
+    traversal_figures,
+)
+from lawm_hf.analysis.prediction import latents_of
+from lawm_hf.analysis.report import report_clips
+from lawm_hf.arguments import arg, parse_args
+from lawm_hf.data import WindowSpec
+from lawm_hf.models import LAWMPolicy, LAWMProcessor
+
+
+@dataclass
+class AnalyzeArgs:
+    """Arguments of `recipes/analyze.py`."""
+
+    pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
+    source: str = arg("auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop")
+    output_dir: str = arg("outputs/analyze", "where tables and pictures go")
+    seed: int = arg(0, "seed of swaps, permutations and the untrained policy")
+
+
+def main(args: AnalyzeArgs) -> None:
+    """Load the run, look at it, write down what was seen."""
+    folder, output = Path(args.pretrained), Path(args.output_dir)
+    if not (folder / "world_model").is_dir():
+        raise FileNotFoundError(
+            f"`pretrained` must be the folder of a finished latent pretraining run, with policy/, "
+            f"world_model/ and processor/ in it, got {str(folder)!r}. Pass the `output_dir` of "
+            "recipes/pretrain.py; a supervised run has no world model."
+        )
+    run = yaml.safe_load((folder / "args.yaml").read_text())
+    policy = LAWMPolicy.from_pretrained(folder / "policy")
+    world_model = AutoModel.from_pretrained(folder / "world_model")
+    processor = LAWMProcessor.from_pretrained(folder / "processor")
+    window = WindowSpec(
+        chunk_size=run["chunk_size"],
+        image_size=run["image_size"],
+        frame_interval_s=run["frame_interval_s"] or None,
+        resize=run["resize"],
+        with_frames=True,
+        with_state=False,
+    )
+    held_out, fit, is_held_out = report_clips(
+        args.source, run["sources"], window, processor, later_steps(window.chunk_size)
+    )
+    study = latent_study(policy, world_model, held_out, fit, args.seed)
+
+    output.mkdir(parents=True, exist_ok=True)
+    latents = latents_of(policy, held_out).numpy()
+    strip = imagination_strip(policy, world_model, held_out, output / "strip.png", seed=args.seed)
+    gallery = neighbour_gallery(held_out, latents, output / "neighbours.png")
+    traversal, sweep = traversal_figures(world_model, held_out, latents, output)
+    pictures = {
+        "Imagined under own and other latents": strip,
+        "Clips with similar latents (Fig. 7 of the paper)": gallery,
+        "Along the widest directions of the latents": traversal,
+        "The same, swept": sweep,
+    }
+    source = args.source if args.source != "auto" else f"auto, for {run['sources'][0]}"
+    heading = (
+        f"`{folder}` ({run['steps']} updates), judged on {len(held_out)} clips of `{source}`"
+        f"{f', probes fitted on {len(fit)} others' if fit else ''}."
+    )
+    if not is_held_out:
+        heading += " **These are training clips**: no others are known. Pass `--source`."
+    report = study_markdown(study, heading, pictures)
+    record = {"pretrained": str(folder), "source": source, "is_held_out": is_held_out}
+    (output / "analysis.json").write_text(json.dumps(record | study.to_dict(), indent=2))
+    (output / "report.md").write_text(report)
+    print(report)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(parse_args(AnalyzeArgs))
