@@ -126,7 +126,7 @@ def dry_run(runs: list[Run]) -> None:
             continue
         for source in getattr(args, "sources", None) or [args.source]:
             parse_spec(source)
-            if re.search(r"\b(DIR|COMMIT)\b", source):
+            if re.search(r"\b(DIR|COMMIT|CAMERA)\b", source):
                 missing.add(source)
         told = {k: v for k, v in vars(args).items() if k not in _COST_IGNORES}
         needed = stage.needs and stage_args(stage.needs)
@@ -145,7 +145,7 @@ def dry_run(runs: list[Run]) -> None:
         "bf16 peak (assumed), data loading and simulation not counted."
     )
     for source in sorted(missing):
-        print(f"Missing: {source} (put your data in place of DIR, a commit of COMMIT)")  # noqa: T201
+        print(f"Missing: {source} (put your own in place of DIR, COMMIT, CAMERA)")  # noqa: T201
 
 
 def report(args: ExperimentArgs) -> None:

@@ -283,6 +283,7 @@ def test_a_plan_of_the_paper_trains_on_fixtures(name, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     specs = build_all(tmp_path / "data")
     ssv2, bridge = specs["ssv2"], specs["lerobot_v3.0"]
+    front = f"{bridge},views=front"  # the paper pretrains on one camera
     experiment = recipe("experiment")
     path = root / f"recipes/configs/experiments/{name}.yaml"
     plan = experiment.read_plan(parse_args(experiment.ExperimentArgs, [str(path)]))
@@ -294,9 +295,10 @@ def test_a_plan_of_the_paper_trains_on_fixtures(name, tmp_path, monkeypatch):
         if flags:
             flags.pop("grid", None)
             corpus = Path(flags["config"]).stem.removeprefix("pretrain_")
-            sources = {"ssv2": [ssv2], "bridge": [bridge], "mixture": [ssv2, bridge]}[corpus]
+            sources = {"ssv2": [ssv2], "bridge": [front], "mixture": [ssv2, front]}[corpus]
             flags |= {**few, "sources": sources, "world_model_preset": "1m"}
     del few["text_encoder"]
+    plan.benchmarks = dict([*plan.benchmarks.items()][:1])  # The others differ in their data.
     for options in plan.benchmarks.values():
         cameras = list(open_source(bridge).features.cameras)
         options["finetune"] |= {**few, "source": bridge, "views": cameras}
