@@ -86,14 +86,18 @@ def test_holm_is_monotone_and_ignores_what_was_not_tested():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_the_detectable_difference_is_found_with_the_promised_power():
-    smallest = detectable_difference(0.05, num_seeds=4)
-    draws = np.random.default_rng(0).normal(smallest, 0.05, (4000, 4))
-    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(
-        0.8, abs=0.03
-    )
-    assert detectable_difference(0.05, num_seeds=1) == float("inf")
-    assert detectable_difference(0.05, num_seeds=10) < smallest
+@pytest.mark.parametrize("num_seeds", [3, 4, 10])
+def test_the_detectable_difference_is_found_with_the_promised_power(num_seeds):
+    smallest = detectable_difference(0.05, num_seeds)
+    draws = np.random.default_rng(0).normal(smallest, 0.05, (4000, num_seeds))
+    found = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.03)
+
+
+def test_more_seeds_see_smaller_differences_and_one_sees_none():
+    seen = [detectable_difference(0.05, count) for count in (1, 2, 3, 5, 10, 30)]
+    assert seen[0] == float("inf")
+    assert seen == sorted(seen, reverse=True)
 
 
 def test_false_alarms_are_pairs_of_seeds_of_one_method():

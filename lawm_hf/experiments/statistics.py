@@ -131,10 +131,11 @@ def detectable_difference(standard_deviation: float, num_seeds: int, power: floa
     low, high = 0.0, (critical + 20) * scale
     for _ in range(60):  # bisection: the power of the noncentral t grows with the difference
         middle = (low + high) / 2
-        shift = middle / scale
-        found = stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift)
-        low, high = (low, middle) if found > power else (middle, high)
-    return high
+        # The chance of a significant difference of the wrong sign is left out; and scipy gives NaN
+        # far out, where the difference is all but sure to be found.
+        found = stats.nct.sf(critical, freedom, middle / scale)
+        low, high = (middle, high) if found < power else (low, middle)
+    return float(high)
 
 
 @dataclass(frozen=True)
