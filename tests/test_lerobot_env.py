@@ -2,6 +2,7 @@
 """The tabletop as LeRobot's environment and robot, the guards, and the plug-in's name."""
 
 import json
+import signal
 import tomllib
 from pathlib import Path
 
@@ -161,8 +162,13 @@ def test_the_last_episode_ends_the_run_as_ctrl_c_does():
     idle = dict.fromkeys(ACTION_KEYS, 0.0)
     for _ in range(19):
         robot.send_action(idle)
-    with pytest.raises(KeyboardInterrupt):
-        robot.send_action(idle)
+    # A process that a shell has put into the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            robot.send_action(idle)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(robot.results) == 1
 
 
