@@ -122,8 +122,8 @@ def _comparisons(table: pd.DataFrame, reference: str) -> str:
     lines = [
         "Difference in points on the same initial states. Its interval and *p (new seeds)* are of "
         "a paired t test over seeds: they speak of the method. *Holm*: the same, adjusted for "
-        f"{len(pairs)} comparisons. *p (these checkpoints)*: McNemar's exact test over episodes; "
-        "*only one solves*: the discordant pairs behind it.",
+        f"{int(np.isfinite(p_values).sum())} comparisons. *p (these checkpoints)*: McNemar's exact "
+        "test over episodes; *only one solves*: the discordant pairs behind it.",
         "",
         "| policy | benchmark | demonstrations | pretraining | difference | 95 % interval "
         "| p (new seeds) | Holm | p (these checkpoints) | only one solves: it / reference |",
