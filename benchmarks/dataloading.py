@@ -23,9 +23,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from lawm_hf import (
     BakuConfig,
@@ -36,6 +34,7 @@ from lawm_hf import (
 )
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+from lawm_hf.experiments.cost import pretraining_batch, training_cost
 
 WINDOW = WindowSpec(chunk_size=9, image_size=128, with_frames=True)  # x_t and nine more: 10 frames
 _BATCH = 32
@@ -137,14 +136,8 @@ def flops_per_window() -> float:
     """Operations of pretraining per window, by torch's own count."""
     policy = BakuPolicy(BakuConfig(latent_norm="batch"))
     model = LawmForPretraining(policy, DreamerV3WorldModel(DreamerV3Config.from_preset("50m")))
-    c = policy.config
-    with FlopCounterMode(display=False) as counter:
-        model(
-            pixel_values=torch.rand(2, 1, 3, c.image_size, c.image_size),
-            task_embeds=torch.randn(2, c.task_embed_size),
-            frames=torch.zeros(2, c.chunk_size + 1, 3, 128, 128, dtype=torch.uint8),
-        ).loss.backward()
-    return counter.get_total_flops() / 2
+    cost = training_cost(model, pretraining_batch(model), batch_size=1, updates=1)
+    return cost.flops_per_window
 
 
 def resident_megabytes() -> float:

@@ -2,7 +2,7 @@
 """A grid of pretrain -> finetune -> evaluate runs, its table and its report, from one plan.
 
     python recipes/experiment.py recipes/configs/experiments/e1_tabletop.yaml
-    python recipes/experiment.py recipes/configs/experiments/e1_libero.yaml --dry_run true
+    python recipes/experiment.py recipes/configs/experiments/e1_libero90.yaml --dry_run true
     python recipes/experiment.py PLAN.yaml --shard 0/4         # on the first of four machines
     python recipes/experiment.py PLAN.yaml --report_only true  # from the shards' tables
 
@@ -13,7 +13,7 @@ repeat at will. Writes `episodes.parquet`, a row per episode, and from it `repor
 import importlib.util
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,11 +34,14 @@ from lawm_hf.experiments.plan import Plan, Run, Stage, run_stages, take_shard
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables
+from lawm_hf.models import LawmForPretraining
 from lawm_hf.training import new_policy
 
 RECIPES = Path(__file__).parent
 # Flags that do not change what an update costs: one count serves for all their values.
 _COST_IGNORES = ("seed", "source", "sources", "output_dir", "pretrained")
+# Flags of pretraining that decide which policy is finetuned.
+_POLICY_FLAGS = ("policy_type", "policy_preset", "policy_config", "chunk_size", "image_size")
 
 
 @dataclass
@@ -98,17 +101,16 @@ def stage_args(stage: Stage) -> Any:
 def stage_cost(stage: Stage) -> TrainingCost:
     """Build the true models of a training stage, run one small batch of noise, and count."""
     args = stage_args(stage)
-    first = stage if stage.recipe == "pretrain" else stage.needs
-    if first is None:
+    build = recipe_module("pretrain").build_model
+    if stage.recipe == "pretrain":
+        model, _ = build(args)
+    elif stage.needs:  # Its policy, without a world model.
+        model, _ = build(replace(stage_args(stage.needs), objective="supervised"))
+    else:
         options = parse_json_options(args.policy_config, "policy_config")
         model = new_policy(args.policy_type, args.policy_preset, **options)
-    else:
-        model, _ = recipe_module("pretrain").build_model(stage_args(first))
-    if stage.recipe == "finetune":
-        model = getattr(model, "policy", model)
-        model.reset_action_head()
-    pair = hasattr(model, "world_model")
-    batch = pretraining_batch(model) if pair else demonstration_batch(model)
+    is_pair = isinstance(model, LawmForPretraining)
+    batch = pretraining_batch(model) if is_pair else demonstration_batch(model)
     windows = args.batch_size * args.gradient_accumulation_steps
     return training_cost(model, batch, windows, args.steps)
 
@@ -129,8 +131,8 @@ def dry_run(runs: list[Run]) -> None:
             if re.search(r"\b(DIR|COMMIT|CAMERA)\b", source):
                 missing.add(source)
         told = {k: v for k, v in vars(args).items() if k not in _COST_IGNORES}
-        needed = stage.needs and stage_args(stage.needs)
-        key = repr((stage.recipe, told, needed and (needed.policy_type, needed.policy_config)))
+        first = stage.needs and stage_args(stage.needs)
+        key = repr((stage.recipe, told, first and [getattr(first, k) for k in _POLICY_FLAGS]))
         cost = costs[key] = costs.get(key) or stage_cost(stage)
         for gpu in hours:
             hours[gpu] += cost.gpu_hours(gpu)

@@ -23,7 +23,7 @@ LAYERS = {
     "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
     "envs": set(),
     "analysis": {"models", "data", "metrics"},
-    "experiments": {"models", "results"},
+    "experiments": {"models", "analysis", "results"},
     "metrics": set(),
     "lerobot": {"models", "envs", "data", "evaluation", "training"},
 }

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of an experiment, against hand counts and against simulation."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,3 +114,15 @@ def test_the_papers_average_does_not_survive_its_own_interval():
     assert latent.p_value(scratch) > 0.1
     assert latent.interval[0] < 0.955 < scratch.interval[1]
     assert latent.detectable_difference > 0.0975 - 0.0725
+
+
+def test_the_p_values_of_the_papers_claims_in_the_docs_are_fishers():
+    text = (Path(__file__).parent.parent / "docs/experiments.md").read_text()
+    rows = re.findall(r"\| ([\d.]+) → ([\d.]+) % \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", text)
+    assert len(rows) == 9
+    for before, after, count, p, detectable in rows:
+        first, second = (
+            PublishedRate("", float(rate) / 100, int(count)) for rate in (before, after)
+        )
+        assert second.p_value(first) == pytest.approx(float(p), abs=0.006 if len(p) == 4 else 6e-4)
+        assert 100 * first.detectable_difference == pytest.approx(float(detectable), abs=0.06)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..metrics.latent_cca.cca import held_out_cca
-from .latents import Array, remove_step_offsets
+from .latents import Array, remove_step_offsets, used_dimensions
 from .verbs import verb_groups
 
 _PERMUTATIONS = 20
@@ -75,7 +75,7 @@ def cca_by_verb(
     Returns:
         The table, and what was left out of it: for each other verb its clips of fit and held out.
     """
-    varies = fit.actions.std((0, 1)) > 1e-6  # rotations and grippers may never be used
+    varies = used_dimensions(fit.actions)
     fit, held_out = (replace(s, actions=s.actions[..., varies]) for s in (fit, held_out))
     fit_groups, groups = verb_groups(fit.tasks), verb_groups(held_out.tasks)
     everything = np.arange(len(fit.tasks)), np.arange(len(held_out.tasks))

@@ -52,7 +52,7 @@ def imagination_strip(
     own, other = latents[chosen], latents[partners[chosen]]
     rows = _strip_rows(world_model, frames, own, other)  # (clips, 4, N+1, H, W, C)
 
-    figure = _figure(1.5 + 0.8 * rows.shape[2], 3.9 * len(chosen))
+    figure = new_figure(1.5 + 0.8 * rows.shape[2], 3.9 * len(chosen))
     for axis, clip, images in zip(
         np.atleast_1d(figure.subplots(len(chosen), 1)), chosen, rows, strict=True
     ):
@@ -76,9 +76,10 @@ def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_querie
     """
     nearest, cosines = neighbours(latents, clips.episodes)
     queries = _varied(clips.tasks, num_queries)
-    frames = clips.frames[:, [0, -1]].movedim(2, -1).numpy()  # (M, 2, H, W, C)
+    video = clips.frames
+    frames = video[:, [0, -1]].movedim(2, -1).numpy()  # (M, 2, H, W, C)
     columns = 1 + nearest.shape[1]
-    figure = _figure(2.6 * columns, 1.75 * len(queries))
+    figure = new_figure(2.6 * columns, 1.75 * len(queries))
     grid = figure.subplots(len(queries), columns, squeeze=False)
     for query, axes in zip(queries, grid, strict=True):
         shown = [(int(query), "query"), *zip(nearest[query], cosines[query], strict=True)]
@@ -86,10 +87,8 @@ def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_querie
             label = label if isinstance(label, str) else f"cosine {label:.2f}"
             task = textwrap.shorten(clips.tasks[clip], 34, placeholder="…")
             _show_tiles(axis, frames[clip][None], [""], ["", ""], f"{label}\n“{task}”", 9)
-    last = frames.shape[1] and clips.frames.shape[1] - 1
-    figure.suptitle(
-        f"Clips ($x_t$ and +{last}) and those with the most similar latents", fontsize=11
-    )
+    title = f"Clips ($x_t$ and +{video.shape[1] - 1}) and those with the most similar latents"
+    figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
 
@@ -97,7 +96,7 @@ def save_tiles(
     images: np.ndarray, path: str | Path, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Path:
     """Write `(R, T, H, W, C)` images in [0, 1] as one PNG with names of rows and columns."""
-    figure = _figure(1.5 + 1.2 * images.shape[1], 0.6 + 1.25 * images.shape[0])
+    figure = new_figure(1.5 + 1.2 * images.shape[1], 0.6 + 1.25 * images.shape[0])
     _show_tiles(figure.subplots(), images, rows, columns, title)
     return _save(figure, path)
 
@@ -119,7 +118,8 @@ def _show_tiles(
     axis.spines[:].set_visible(False)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

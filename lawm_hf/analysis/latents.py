@@ -62,3 +62,8 @@ def ridge_r2(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> fl
     """Share of the held-out variance, all columns together, that a linear probe explains."""
     predicted = ridge_predict(x_train, y_train, x_test)
     return float(r2_score(y_test, predicted, multioutput="variance_weighted"))
+
+
+def used_dimensions(actions: Array) -> np.ndarray:
+    """Which of the D dimensions of `(M, N, D)` actions vary: rotations may never be used."""
+    return actions.std((0, 1)) > 1e-6

@@ -21,7 +21,7 @@ from torch import nn
 from ..models.modeling_lawm import LatentNorm, LAWMPolicy
 from .clips import Clips, observation
 from .correlation import step_cca
-from .latents import Array, remove_step_offsets, ridge_predict, ridge_r2
+from .latents import Array, remove_step_offsets, ridge_predict, ridge_r2, used_dimensions
 
 Truth = dict[str, np.ndarray]
 # name: latents of fit and held-out clips, and their truths
@@ -133,11 +133,6 @@ def mlp_predict(x_train: Array, y_train: Array, x_test: Array) -> Array:
         targets = np.asarray(scaler.transform(y_train))
         probe.fit(x_train, targets.ravel() if targets.shape[1] == 1 else targets)
     return scaler.inverse_transform(probe.predict(x_test).reshape(len(x_test), -1))
-
-
-def used_dimensions(actions: Array) -> np.ndarray:
-    """Which of the D dimensions of `(M, N, D)` actions vary: rotations may never be used."""
-    return actions.std((0, 1)) > 1e-6
 
 
 @torch.no_grad()

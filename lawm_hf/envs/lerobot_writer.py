@@ -40,6 +40,20 @@ class Episode:
     histograms: dict[str, np.ndarray]
     truth: dict[str, Any]
 
+    @classmethod
+    def from_views(
+        cls,
+        task: str,
+        vectors: dict[str, np.ndarray],
+        views: dict[str, list[np.ndarray]],
+        truth: dict[str, Any],
+    ) -> "Episode":
+        """An episode of `T` pictures `(H, W, 3)` uint8 from each view."""
+        views = {f"observation.images.{view}": frames for view, frames in views.items()}
+        images = {key: [encode_png(frame) for frame in frames] for key, frames in views.items()}
+        histograms = {key: byte_histogram(np.stack(frames)) for key, frames in views.items()}
+        return cls(task, vectors, images, histograms, truth)
+
 
 class LeRobotWriter:
     """Streams episodes into a new dataset folder.

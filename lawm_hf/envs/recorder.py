@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from .expert import ScriptedExpert
-from .lerobot_writer import Episode, LeRobotWriter, byte_histogram, encode_png
+from .lerobot_writer import Episode, LeRobotWriter
 from .scene import Domain
 from .tabletop import CONTROL_HZ, VIEWS, Tabletop
 
@@ -249,19 +249,8 @@ def _record(world: Tabletop, job: _Job, seed: int) -> Episode | None:
             break
     if not world.is_success:
         return None
-    return Episode(
-        task=world.instruction,
-        vectors={k: np.array(v, np.float32) for k, v in vectors.items() if job.actions},
-        images={
-            f"observation.images.{view}": [encode_png(frame) for frame in frames]
-            for view, frames in views.items()
-        },
-        histograms={
-            f"observation.images.{view}": byte_histogram(np.stack(frames))
-            for view, frames in views.items()
-        },
-        truth=truth,
-    )
+    recorded = {k: np.array(v, np.float32) for k, v in vectors.items() if job.actions}
+    return Episode.from_views(world.instruction, recorded, views, truth)
 
 
 def _truth(world: Tabletop, seed: int) -> dict:

@@ -13,6 +13,7 @@ from ..models import LawmForPretraining, LAWMPolicy
 # that training is taken to reach. Assumptions: nothing of this was run on a GPU.
 GPU_PEAK = {"A100": 312e12, "H100": 989e12}
 UTILIZATION = 0.3
+_BATCH_SIZE = 2  # of the noise: the latent norm needs more than one
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,18 @@ def training_cost(
 
     Args:
         model: A policy, or a pair for pretraining.
-        batch: Inputs of any batch size above one; see `pretraining_batch`, `demonstration_batch`.
+        batch: Its inputs; see `pretraining_batch` and `demonstration_batch`.
         batch_size: Windows per update, all processes together.
         updates: Updates of the stage.
     """
-    pair = isinstance(model, LawmForPretraining)
-    parts = (
-        {"policy": model.policy, "world model": model.world_model} if pair else {"policy": model}
-    )
+    parts = {"policy": getattr(model, "policy", model)}
+    if isinstance(model, LawmForPretraining):
+        parts["world model"] = model.world_model
     with FlopCounterMode(display=False) as counter:
         model.train()(**batch).loss.backward()
     small = len(next(iter(batch.values())))
     return TrainingCost(
-        parameters={k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()},
+        parameters={name: part.num_parameters() for name, part in parts.items()},
         shapes={key: (batch_size, *value.shape[1:]) for key, value in batch.items()},
         updates=updates,
         windows=batch_size * updates,
@@ -70,28 +70,26 @@ def training_cost(
     )
 
 
-def pretraining_batch(model: LawmForPretraining, size: int = 2) -> dict[str, Tensor]:
-    """Noise in the shape of what joint pretraining takes."""
+def pretraining_batch(model: LawmForPretraining) -> dict[str, Tensor]:
+    """Noise in the shape of what joint pretraining takes: one view."""
     steps, side = model.policy.config.chunk_size, model.world_model.config.image_size
-    frames = torch.randint(0, 256, (size, steps + 1, 3, side, side), dtype=torch.uint8)
-    return _observation(model.policy, size, num_views=1) | {"frames": frames}
+    frames = torch.randint(0, 256, (_BATCH_SIZE, steps + 1, 3, side, side), dtype=torch.uint8)
+    return _observation(model.policy, num_views=1) | {"frames": frames}
 
 
-def demonstration_batch(
-    policy: LAWMPolicy, size: int = 2, num_views: int = 2, with_state: bool = True
-) -> dict[str, Tensor]:
-    """Noise in the shape of what behaviour cloning takes."""
+def demonstration_batch(policy: LAWMPolicy) -> dict[str, Tensor]:
+    """Noise in the shape of what behaviour cloning takes: two views, and the state if there is."""
     c = policy.config
-    batch = _observation(policy, size, num_views)
-    if with_state and c.state_size:
-        batch["state"] = torch.randn(size, c.state_size)
-    batch["actions"] = torch.rand(size, c.chunk_size, c.action_size) * 2 - 1
+    batch = _observation(policy, num_views=2)
+    if c.state_size:
+        batch["state"] = torch.randn(_BATCH_SIZE, c.state_size)
+    batch["actions"] = torch.rand(_BATCH_SIZE, c.chunk_size, c.action_size) * 2 - 1
     return batch
 
 
-def _observation(policy: LAWMPolicy, size: int, num_views: int) -> dict[str, Tensor]:
+def _observation(policy: LAWMPolicy, num_views: int) -> dict[str, Tensor]:
     c = policy.config
     return {
-        "pixel_values": torch.randn(size, num_views, 3, c.image_size, c.image_size),
-        "task_embeds": torch.randn(size, c.task_embed_size),
+        "pixel_values": torch.randn(_BATCH_SIZE, num_views, 3, c.image_size, c.image_size),
+        "task_embeds": torch.randn(_BATCH_SIZE, c.task_embed_size),
     }

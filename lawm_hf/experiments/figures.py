@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..analysis.figures import new_figure
 from ..results import wilson_interval
 
 
@@ -17,7 +18,8 @@ def draw_curves(table: pd.DataFrame, path: Path) -> Path:
 
     Bars are 95 % Wilson intervals over all episodes.
     """
-    figure, axis = _new_figure((7.2, 4.6))
+    figure = new_figure(7.2, 4.6)
+    axis = figure.subplots()
     names = list(table.pretraining.unique())
     for index, name in enumerate(names):
         part = table[table.pretraining == name]
@@ -37,7 +39,11 @@ def draw_curves(table: pd.DataFrame, path: Path) -> Path:
     axis.set_xticks(counts, [str(c) for c in counts], minor=False)
     axis.set_xticks([], minor=True)
     axis.set_xlabel("labelled demonstrations")
-    _finish(axis)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_yticks(np.linspace(0, 1, 6), [f"{p} %" for p in range(0, 101, 20)])
+    axis.set_ylabel("success")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     return path
@@ -46,8 +52,9 @@ def draw_curves(table: pd.DataFrame, path: Path) -> Path:
 def draw_cells(table: pd.DataFrame, path: Path) -> Path:
     """Success of each pretraining, a panel for each demonstration count, a dot for each seed."""
     counts, names = sorted(table.demonstrations.unique()), list(table.pretraining.unique())
-    figure, axes = _new_figure((1.9 + 2.1 * len(counts), 1.3 + 0.36 * len(names)), len(counts))
-    for column, (axis, count) in enumerate(zip(np.atleast_1d(axes), counts, strict=True)):
+    figure = new_figure(1.9 + 2.1 * len(counts), 1.3 + 0.36 * len(names))
+    axes = np.atleast_1d(figure.subplots(1, len(counts)))
+    for column, (axis, count) in enumerate(zip(axes, counts, strict=True)):
         for row, name in enumerate(names):
             cell = table[(table.pretraining == name) & (table.demonstrations == count)]
             if cell.empty:
@@ -73,20 +80,3 @@ def _rates(cells: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     rates = [cell.is_success.mean() for cell in cells]
     ends = [wilson_interval(int(cell.is_success.sum()), len(cell)) for cell in cells]
     return np.array(rates), *(np.array(end) for end in zip(*ends, strict=True))
-
-
-def _new_figure(size: tuple[float, float], columns: int = 1):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
-
-
-def _finish(axis) -> None:
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_yticks(np.linspace(0, 1, 6), [f"{p} %" for p in range(0, 101, 20)])
-    axis.set_ylabel("success")
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@
 # pyright: reportCallIssue=false, reportReturnType=false
 """The report of an experiment, in Markdown, from its table of episodes alone."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from ..results import wilson_interval
 from .figures import draw_cells, draw_curves
 from .statistics import (
+    Comparison,
     PublishedRate,
     compare,
     detectable_difference,
@@ -19,6 +21,8 @@ from .statistics import (
     holm,
 )
 from .table import CELL, RUN, success_matrix
+
+Cell = tuple[str, str, str, int]  # as `CELL`: policy, pretraining, benchmark, demonstrations
 
 
 def write_report(
@@ -42,6 +46,9 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    ordered = table.sort_values("demonstrations", kind="stable")
+    matrices = {key: success_matrix(part) for key, part in ordered.groupby(CELL, sort=False)}
+    pairs = _pairs(matrices, reference)
     figures = []
     for (policy, benchmark), part in table.groupby(["policy", "benchmark"], sort=False):
         name = f"{policy}_{benchmark}".replace("/", "_")
@@ -53,11 +60,11 @@ def write_report(
         _size(table),
         *(f"![{path.stem}]({path.name})" for path in figures),
         "## Success",
-        _success(table),
+        _success(ordered),
         f"## Against {reference}",
-        _comparisons(table, reference),
+        _comparisons(pairs, reference),
         "## What this design could see",
-        _power(table, reference),
+        _power(pairs, matrices.values()),
     ]
     if published:
         sections += ["## Published numbers", _published(published)]
@@ -67,7 +74,7 @@ def write_report(
 
 
 def _size(table: pd.DataFrame) -> str:
-    """How much was run, and what it cost; a shared stage counts once for each run that used it."""
+    """How much was run, and what it cost; pretraining that runs share counts once."""
     runs = table.drop_duplicates(RUN)
     hours = runs[["finetune_cpu_s", "evaluate_cpu_s"]].to_numpy().sum() / 3600
     first = runs[runs.pretrain_cpu_s > 0]
@@ -80,7 +87,7 @@ def _size(table: pd.DataFrame) -> str:
     )
 
 
-def _success(table: pd.DataFrame) -> str:
+def _success(ordered: pd.DataFrame) -> str:
     lines = [
         "Interval: Wilson, 95 %, over all episodes; it takes the episodes of different seeds as "
         "one sample, so it is about these checkpoints.",
@@ -89,7 +96,6 @@ def _success(table: pd.DataFrame) -> str:
         "| by seed | CPU s: pretrain / finetune |",
         "|---|---|--:|---|--:|---|--:|---|---|",
     ]
-    ordered = table.sort_values("demonstrations", kind="stable")
     keys = ["policy", "benchmark", "demonstrations", "pretraining"]
     for (policy, benchmark, demos, name), cell in ordered.groupby(keys, sort=False):
         low, high = wilson_interval(int(cell.is_success.sum()), len(cell))
@@ -104,18 +110,18 @@ def _success(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _pairs(table: pd.DataFrame, reference: str):
-    """`(cell, comparison)` of every cell that has its reference."""
-    ordered = table.sort_values("demonstrations", kind="stable")
-    matrices = {key: success_matrix(part) for key, part in ordered.groupby(CELL, sort=False)}
-    for (policy, name, benchmark, demos), matrix in matrices.items():
-        other = matrices.get((policy, reference, benchmark, demos))
+def _pairs(matrices: dict[Cell, pd.DataFrame], reference: str) -> list[tuple[Cell, Comparison]]:
+    """Each cell against the same one of the reference, where there is one."""
+    pairs = []
+    for cell, matrix in matrices.items():
+        policy, name, *rest = cell
+        other = matrices.get((policy, reference, *rest))
         if name != reference and other is not None:
-            yield (policy, benchmark, demos, name), compare(matrix, other)
+            pairs.append((cell, compare(matrix, other)))
+    return pairs
 
 
-def _comparisons(table: pd.DataFrame, reference: str) -> str:
-    pairs = list(_pairs(table, reference))
+def _comparisons(pairs: list[tuple[Cell, Comparison]], reference: str) -> str:
     if not pairs:
         return f"Nothing to compare: no other pretraining beside `{reference}`."
     p_values = [np.nan if c.p_seeds is None else c.p_seeds for _, c in pairs]
@@ -129,7 +135,7 @@ def _comparisons(table: pd.DataFrame, reference: str) -> str:
         "| p (new seeds) | Holm | p (these checkpoints) | only one solves: it / reference |",
         "|---|---|--:|---|--:|---|--:|--:|--:|---|",
     ]
-    for ((policy, benchmark, demos, name), c), adjusted in zip(pairs, holm(p_values), strict=True):
+    for ((policy, name, benchmark, demos), c), adjusted in zip(pairs, holm(p_values), strict=True):
         interval = (
             "one seed"
             if c.interval is None
@@ -149,19 +155,12 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _power(table: pd.DataFrame, reference: str) -> str:
+def _power(pairs: list[tuple[Cell, Comparison]], matrices: Iterable[pd.DataFrame]) -> str:
     """Detectable differences, and what McNemar says of two seeds of one method."""
     lines = []
-    deviations, counts = [], []
-    by_seed = table.groupby(RUN).is_success.mean().unstack("seed")
-    for cell in by_seed.index:
-        other = (cell[0], reference, *cell[2:])
-        if cell[1] == reference or other not in by_seed.index:
-            continue
-        difference = (by_seed.loc[cell] - by_seed.loc[other]).dropna()
-        if len(difference) > 1:
-            deviations.append(difference.var(ddof=1))
-            counts.append(len(difference))
+    repeated = [c for _, c in pairs if c.num_seeds > 1]
+    deviations = [np.var(c.by_seed, ddof=1) for c in repeated]
+    counts = [c.num_seeds for c in repeated]
     if deviations:
         spread, seeds = float(np.mean(deviations)) ** 0.5, int(np.median(counts))
         smallest = detectable_difference(spread, seeds)
@@ -172,13 +171,14 @@ def _power(table: pd.DataFrame, reference: str) -> str:
             f"(two-sided 5 %), with 5 seeds {100 * detectable_difference(spread, 5):.0f}, with 10 "
             f"seeds {100 * detectable_difference(spread, 10):.0f} points."
         )
-    alarms = [false_alarms(success_matrix(part)) for _, part in table.groupby(CELL)]
-    found, pairs = (sum(column) for column in zip(*alarms, strict=True))
-    if pairs:
+    alarms = [false_alarms(matrix) for matrix in matrices]
+    found, total = (sum(column) for column in zip(*alarms, strict=True))
+    if total:
         lines.append(
-            f"The control of another seed: of {pairs} pairs of runs that differ in nothing but the "
-            f"seed, McNemar's test calls {found} ({found / pairs:.0%}) different at p < 0.05. "
-            "That is what a comparison of single runs is worth."
+            f"The control of another seed: of {total} pairs of runs that differ in nothing but the "
+            "seed (and what the plan draws with it, such as demonstrations), McNemar's test calls "
+            f"{found} ({found / total:.0%}) different at p < 0.05. That is what a comparison of "
+            "single runs is worth."
         )
     return "\n\n".join(lines) or "One seed: nothing can be said about new seeds."
 

@@ -29,22 +29,27 @@ class Comparison:
     """One method against another, over the seeds and states that both have played.
 
     Attributes:
-        difference: Mean over seeds of the difference in success rate.
+        by_seed: Difference in success rate of each seed.
+        difference: Their mean.
         interval: 95 % interval of it for new seeds (paired t); None with one seed.
         p_seeds: Two-sided p of the paired t test over seeds; None with one seed.
         p_episodes: Exact two-sided McNemar p over all pairs of episodes: these checkpoints only.
         wins: Episodes that only the first method solves.
         losses: Episodes that only the second solves.
-        num_seeds: Seeds compared.
     """
 
+    by_seed: list[float]
     difference: float
     interval: tuple[float, float] | None
     p_seeds: float | None
     p_episodes: float
     wins: int
     losses: int
-    num_seeds: int
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds compared."""
+        return len(self.by_seed)
 
 
 def compare(ours: Table, theirs: Table) -> Comparison:
@@ -65,13 +70,13 @@ def compare(ours: Table, theirs: Table) -> Comparison:
     wins, losses = int((a > b).sum()), int((a < b).sum())
     interval, p_seeds = _paired_t(by_seed) if len(seeds) > 1 else (None, None)
     return Comparison(
+        by_seed=by_seed.tolist(),
         difference=float(by_seed.mean()),
         interval=interval,
         p_seeds=p_seeds,
         p_episodes=mcnemar(wins, losses),
         wins=wins,
         losses=losses,
-        num_seeds=len(seeds),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..lerobot_writer import Episode, LeRobotWriter, byte_histogram, encode_png
+from ..lerobot_writer import Episode, LeRobotWriter
 from ..recorder import ACTION_NAMES, STATE_NAMES
 from .env import CONTROL_HZ, VIEWS, LiberoEnv
 
@@ -161,19 +161,9 @@ def record_episode(env: LiberoEnv, init_state: int, noise: float) -> Episode | N
         is_over = terminated or truncated
     if not info["is_success"]:
         return None
-    return Episode(
-        task=env.task_description,
-        vectors={"observation.state": np.array(states), "action": np.array(actions)},
-        images={
-            f"observation.images.{view}": [encode_png(image) for image in images]
-            for view, images in frames.items()
-        },
-        histograms={
-            f"observation.images.{view}": byte_histogram(np.stack(images))
-            for view, images in frames.items()
-        },
-        truth={"init_state": [init_state] * len(actions)},
-    )
+    vectors = {"observation.state": np.array(states), "action": np.array(actions)}
+    truth = {"init_state": [init_state] * len(actions)}
+    return Episode.from_views(env.task_description, vectors, frames, truth)
 
 
 def _features(image_size: int) -> dict[str, dict]:
