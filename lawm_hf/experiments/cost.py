@@ -2,6 +2,7 @@
 """What a stage would cost: its true models and shapes, run once on noise, and torch's own count."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def training_cost(
         batch_size: Windows per update, all processes together.
         updates: Updates of the stage.
     """
-    parts = {"policy": getattr(model, "policy", model)}
+    parts: dict[str, Any] = {"policy": getattr(model, "policy", model)}
     if isinstance(model, LawmForPretraining):
         parts["world model"] = model.world_model
     with FlopCounterMode(display=False) as counter:
