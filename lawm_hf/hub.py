@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard
 from transformers import AutoConfig
 
 from .cards import build_card, diagnostics, num_parameters
+from .licences import shareable
 from .models import LAWMPolicy, LAWMProcessor
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,9 @@ def add_results(
 def push_run(folder: str | Path, repository: str) -> str:
     """Name the repository in the card and upload models, processor and reports.
 
-    Not the resumable state or logs. The repository is created private if it does not exist:
-    checkpoints may carry the licence of the data behind them.
+    Not the resumable state or logs, and `args.yaml` without the folders of this machine. The
+    repository is created private if it does not exist: checkpoints may carry the licence of the
+    data behind them.
 
     Returns:
         Address of the commit.
@@ -134,13 +136,22 @@ def push_run(folder: str | Path, repository: str) -> str:
     path.write_text(text.replace(f"\n# {old}\n", f"\n# {new}\n", 1))
     api = HfApi()
     api.create_repo(repository, private=True, exist_ok=True)
+    args = yaml.safe_load((Path(folder) / "args.yaml").read_text())
+    shared = yaml.safe_dump({k: _without_folders(v) for k, v in args.items()}, sort_keys=False)
+    api.upload_file(repo_id=repository, path_in_repo="args.yaml", path_or_fileobj=shared.encode())
     commit = api.upload_folder(
         repo_id=repository,
         folder_path=str(folder),
-        ignore_patterns=["step_*/**", ".*", "**/events.out.*", "log.jsonl"],
+        ignore_patterns=["step_*/**", ".*", "**/events.out.*", "log.jsonl", "args.yaml"],
         commit_message="Upload a lawm_hf run",
     )
     return str(commit)
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return shareable(value) if isinstance(value, str) else value
 
 
 def _identity(result: EvalResult) -> tuple[Any, ...]:

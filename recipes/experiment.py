@@ -109,8 +109,10 @@ def stage_cost(stage: Stage) -> TrainingCost:
     else:
         options = parse_json_options(args.policy_config, "policy_config")
         model = new_policy(args.policy_type, args.policy_preset, **options)
-    is_pair = isinstance(model, LawmForPretraining)
-    batch = pretraining_batch(model) if is_pair else demonstration_batch(model)
+    if isinstance(model, LawmForPretraining):
+        batch = pretraining_batch(model)
+    else:  # Pretraining corpora show one camera, supervised or not.
+        batch = demonstration_batch(model, num_views=1 if stage.recipe == "pretrain" else 2)
     windows = args.batch_size * args.gradient_accumulation_steps
     return training_cost(model, batch, windows, args.steps)
 

@@ -147,6 +147,7 @@ def test_what_its_owner_wrote_on_a_card_survives_evaluation_and_push(policy_fold
     uploaded = {}
     monkeypatch.setattr("lawm_hf.hub.HfApi.create_repo", lambda self, *a, **k: None)
     monkeypatch.setattr("lawm_hf.hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
+    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_file", lambda self, **k: None)
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
     push_run(policy_folder, "me/lawm-reach")
     text = path.read_text()

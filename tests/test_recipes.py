@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from data_fixtures import build_all
 from safetensors.torch import load_file
@@ -217,9 +218,16 @@ def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
     uploaded = {}
     monkeypatch.setattr("lawm_hf.hub.HfApi.create_repo", lambda self, *a, **k: uploaded.update(k))
     monkeypatch.setattr("lawm_hf.hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
+    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_file", lambda self, **k: uploaded.update(args=k))
     push_run(four_straight, "me/tabletop")
     assert uploaded["private"] is True
     assert any(pattern.startswith("step_") for pattern in uploaded["ignore_patterns"])
+    assert "args.yaml" in uploaded["ignore_patterns"]
+    shared = yaml.safe_load(uploaded["args"]["path_or_fileobj"])
+    kept = yaml.safe_load((four_straight / "args.yaml").read_text())
+    assert Path(kept.pop("output_dir")).is_absolute()
+    assert shared.pop("output_dir") == four_straight.name
+    assert shared == kept  # Nothing else names a folder.
     card = (four_straight / "README.md").read_text()
     assert "library_name: lawm_hf" in card
     assert 'LAWMPolicy.from_pretrained("me/tabletop", subfolder="policy")' in card

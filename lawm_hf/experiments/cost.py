@@ -78,10 +78,10 @@ def pretraining_batch(model: LawmForPretraining) -> dict[str, Tensor]:
     return _observation(model.policy, num_views=1) | {"frames": frames}
 
 
-def demonstration_batch(policy: LAWMPolicy) -> dict[str, Tensor]:
-    """Noise in the shape of what behaviour cloning takes: two views, and the state if there is."""
+def demonstration_batch(policy: LAWMPolicy, num_views: int = 2) -> dict[str, Tensor]:
+    """Noise in the shape of what behaviour cloning takes: views, and the state if there is."""
     c = policy.config
-    batch = _observation(policy, num_views=2)
+    batch = _observation(policy, num_views)
     if c.state_size:
         batch["state"] = torch.randn(_BATCH_SIZE, c.state_size)
     batch["actions"] = torch.rand(_BATCH_SIZE, c.chunk_size, c.action_size) * 2 - 1
