@@ -52,7 +52,8 @@ def draw_curves(table: pd.DataFrame, path: Path) -> Path:
 def draw_cells(table: pd.DataFrame, path: Path) -> Path:
     """Success of each pretraining, a panel for each demonstration count, a dot for each seed."""
     counts, names = sorted(table.demonstrations.unique()), list(table.pretraining.unique())
-    figure = new_figure(1.9 + 2.1 * len(counts), 1.3 + 0.36 * len(names))
+    labels = 0.3 + 0.08 * max(map(len, names))  # Inches.
+    figure = new_figure(labels + 2.1 * len(counts), 1.3 + 0.36 * len(names))
     axes = np.atleast_1d(figure.subplots(1, len(counts)))
     for column, (axis, count) in enumerate(zip(axes, counts, strict=True)):
         for row, name in enumerate(names):
