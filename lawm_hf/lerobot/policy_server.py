@@ -17,4 +17,4 @@ import lawm_hf.lerobot  # noqa: F401  (registers the policy)
 SUPPORTED_POLICIES.append("lawm")
 
 if __name__ == "__main__":
-    serve()
+    serve()  # pyright: ignore[reportCallIssue]  (draccus gives it the configuration)
