@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asynchronous inference: LeRobot's server and client with our policy, over a real connection."""
+"""Asynchronous inference: LeRobot's policy server with our policy, over a real connection."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor

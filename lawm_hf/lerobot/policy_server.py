@@ -3,10 +3,11 @@
 
     python -m lawm_hf.lerobot.policy_server --host=localhost --port=8080
     python -m lerobot.async_inference.robot_client --policy_type=lawm \
-        --pretrained_name_or_path=FOLDER --actions_per_chunk=10 --robot.type=... --task="..."
+        --pretrained_name_or_path=FOLDER --actions_per_chunk=2 --robot.type=... --task="..."
 
-LeRobot 0.6.1 starts its server with a fixed list and without plug-ins; the client loads them (ours
-is `plugins/lerobot_policy_lawm`). Both unpickle what they receive: trusted networks only.
+Why two actions, and what that measured: `docs/robots.md`. LeRobot 0.6.1
+starts its server with a fixed list and without plug-ins; the client loads them (ours is
+`plugins/lerobot_policy_lawm`). Both unpickle what they receive: trusted networks only.
 """
 
 from lerobot.async_inference.constants import SUPPORTED_POLICIES
