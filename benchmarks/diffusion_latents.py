@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lawm_hf.envs.expert import ScriptedExpert
-from lawm_hf.envs.tabletop import Tabletop
+from lawm_hf.envs.tabletop.expert import ScriptedExpert
+from lawm_hf.envs.tabletop.simulation import Tabletop
 from lawm_hf.models.configuration_diffusion import DiffusionPolicyConfig
 from lawm_hf.models.configuration_dreamer import DreamerV3Config
 from lawm_hf.models.modeling_diffusion import DiffusionPolicy

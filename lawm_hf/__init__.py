@@ -6,7 +6,10 @@ registers all of them with transformers' Auto classes (`import lawm_hf.models` d
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
+
+from . import moved
 
 __version__ = "0.1.0.dev0"
 
@@ -36,6 +39,10 @@ __all__ = [
     "LAWMProcessor",
     "LawmForPretraining",
 ]
+
+
+if not any(type(finder).__name__ == "MovedModules" for finder in sys.meta_path):
+    sys.meta_path.append(moved.MovedModules())
 
 
 def __getattr__(name: str):

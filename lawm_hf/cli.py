@@ -8,7 +8,7 @@ from typing import Any
 
 def main() -> None:
     """Parse the command line and run what it names."""
-    from lawm_hf.data.commands import add_commands
+    from .data.commands import add_commands
 
     parser = argparse.ArgumentParser(prog="lawm-hf", description="LAWM on the Hugging Face stack")
     subparsers = parser.add_subparsers(required=True)
@@ -43,7 +43,7 @@ def _add_libero(subparsers: Any) -> None:
 
 
 def _run_record(args: argparse.Namespace) -> None:
-    from lawm_hf.envs.libero.recorder import record_libero
+    from .envs.libero.recorder import record_libero
 
     options = {key: value for key, value in vars(args).items() if key not in ("run", "out")}
     record_libero(args.out, **options)
@@ -59,7 +59,7 @@ def _add_doctor(subparsers: Any) -> None:
 
 def _run_doctor(args: argparse.Namespace) -> None:
     try:
-        from lawm_hf.doctor import run_doctor
+        from .evaluation.libero_doctor import run_doctor
     except ModuleNotFoundError as error:
         remedy = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`."
         print(f"FAIL  installation: {error}. {remedy}")  # noqa: T201

@@ -14,7 +14,7 @@ import torch
 from pretrain import PretrainArgs, build_model
 
 from lawm_hf.arguments import arg, parse_args
-from lawm_hf.cards import build_card
+from lawm_hf.hub.card import build_card
 
 CONFIGS = Path(__file__).parent / "configs"
 PLANNED = {

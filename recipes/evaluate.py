@@ -22,10 +22,10 @@ import lawm_hf.envs  # noqa: F401  (registers the environments)
 from lawm_hf import results
 from lawm_hf.arguments import arg, parse_args
 from lawm_hf.envs.libero import num_tasks, prepare_libero
-from lawm_hf.evaluation import fingerprint, rollout
-from lawm_hf.hub import add_results
+from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
+from lawm_hf.evaluation.rollout import fingerprint, rollout
+from lawm_hf.hub.push import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
-from lawm_hf.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.training import TrainingArgs, make_accelerator
 
 

@@ -18,10 +18,9 @@ from diffusers.training_utils import EMAModel
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
-from lawm_hf.export import export_for_lerobot
-from lawm_hf.hub import push_run, write_card
+from lawm_hf.hub.lerobot_export import export_for_lerobot
+from lawm_hf.hub.push import push_run, write_card
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
-from lawm_hf.run_record import ProgressLog, write_run_record
 from lawm_hf.training import (
     FocusedLoader,
     TrainingArgs,
@@ -34,7 +33,8 @@ from lawm_hf.training import (
     save_checkpoint,
     to_device,
 )
-from lawm_hf.transfer import copy_frame_encoder, keep_part, transfer_report
+from lawm_hf.training.run_log import ProgressLog, write_run_record
+from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
 
 
 @dataclass

@@ -19,9 +19,8 @@ from accelerate import Accelerator
 from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_args, parse_json_options
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
-from lawm_hf.hub import push_run, write_card
+from lawm_hf.hub.push import push_run, write_card
 from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
-from lawm_hf.run_record import ProgressLog, write_run_record
 from lawm_hf.training import (
     TrainingArgs,
     check_finite,
@@ -33,6 +32,7 @@ from lawm_hf.training import (
     save_checkpoint,
     to_device,
 )
+from lawm_hf.training.run_log import ProgressLog, write_run_record
 
 
 @dataclass

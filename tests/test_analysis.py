@@ -24,8 +24,8 @@ from lawm_hf.analysis.figures import _prefer_other_instructions
 from lawm_hf.analysis.latents import remove_step_offsets
 from lawm_hf.analysis.prediction import latents_of, swap_partners
 from lawm_hf.data import WindowSpec, load
-from lawm_hf.envs.recorder import record_tabletop
-from lawm_hf.envs.tasks import get_suite, sample_layout
+from lawm_hf.envs.tabletop.recorder import record_tabletop
+from lawm_hf.envs.tabletop.tasks import get_suite, sample_layout
 from lawm_hf.models import (
     BakuConfig,
     BakuPolicy,

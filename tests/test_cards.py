@@ -14,10 +14,10 @@ from huggingface_hub import ModelCard
 from test_recipes import FINETUNE, RECIPES, finetune, pretrain, recipe
 
 from lawm_hf import LAWMPolicy, run_record
-from lawm_hf.hub import add_results, push_run, write_card
-from lawm_hf.licences import licence, pretraining_sources, shareable
-from lawm_hf.results import EpisodeResult, summarize
-from lawm_hf.run_record import ProgressLog, energy, hardware
+from lawm_hf.evaluation.results import EpisodeResult, summarize
+from lawm_hf.hub.licences import licence, pretraining_sources, shareable
+from lawm_hf.hub.push import add_results, push_run, write_card
+from lawm_hf.training.run_log import ProgressLog, energy, hardware
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"aggregation": "none", "first_seed": 0}
@@ -145,9 +145,9 @@ def test_what_its_owner_wrote_on_a_card_survives_evaluation_and_push(policy_fold
     path = policy_folder / "README.md"
     path.write_text(path.read_text().replace("## Limits", "Licence of my demos: CC0.\n\n## Limits"))
     uploaded = {}
-    monkeypatch.setattr("lawm_hf.hub.HfApi.create_repo", lambda self, *a, **k: None)
-    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
-    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_file", lambda self, **k: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, *a, **k: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_file", lambda self, **k: None)
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
     push_run(policy_folder, "me/lawm-reach")
     text = path.read_text()

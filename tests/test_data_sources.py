@@ -25,8 +25,8 @@ from data_fixtures import (
 )
 
 from lawm_hf.data import WindowSpec, load, make_loader, open_source
+from lawm_hf.data.formats.libero import instruction, suite_tasks
 from lawm_hf.data.images import Video, scan_video
-from lawm_hf.data.libero import instruction, suite_tasks
 from lawm_hf.data.source import merge_statistics, statistics
 
 FORMATS = [

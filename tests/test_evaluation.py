@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lawm_hf.evaluation import ChunkAggregator, rollout
-from lawm_hf.results import (
+from lawm_hf.evaluation.results import (
     EpisodeResult,
     FailureVideos,
     Trial,
@@ -19,6 +18,7 @@ from lawm_hf.results import (
     wilson_interval,
     write_results,
 )
+from lawm_hf.evaluation.rollout import ChunkAggregator, rollout
 
 
 def chunk(first: float, horizon: int = 3) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_episodes_in_lockstep_keep_their_own_observations_actions_and_lengths(mo
         seeds = np.array([o["agent_pos"][0] for o in observations])
         return np.broadcast_to(seeds[:, None, None], (len(seeds), 2, 1))
 
-    monkeypatch.setattr("lawm_hf.evaluation.predict", echo)
+    monkeypatch.setattr("lawm_hf.evaluation.rollout.predict", echo)
 
     class Policy:
         class config:  # noqa: N801

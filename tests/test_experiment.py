@@ -12,12 +12,12 @@ from test_recipes import recipe
 
 from lawm_hf.arguments import parse_args
 from lawm_hf.data import open_source
+from lawm_hf.evaluation.results import EpisodeResult, write_results
 from lawm_hf.experiments import plan as plan_module
 from lawm_hf.experiments.plan import Plan, Stage, run_stages, take_shard
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables, success_matrix
-from lawm_hf.results import EpisodeResult, write_results
 
 PLANS = sorted((Path(__file__).parent.parent / "recipes/configs/experiments").glob("*.yaml"))
 

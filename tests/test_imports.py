@@ -21,9 +21,13 @@ HEAVY = {
 LAYERS = {
     "models": set(),
     "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
-    "envs": set(),
+    "envs": {"writing"},
+    "writing": set(),
+    "training": {"models", "arguments", "hub"},
+    "evaluation": {"models", "data", "envs", "metrics"},
+    "hub": {"models"},
     "analysis": {"models", "data", "metrics"},
-    "experiments": {"models", "analysis", "results"},
+    "experiments": {"models", "analysis", "evaluation"},
     "metrics": set(),
     "lerobot": {"models", "envs", "data", "evaluation", "training"},
 }

@@ -16,7 +16,7 @@ import grpc
 from lerobot.robots import make_robot_from_config
 
 from lawm_hf import BakuConfig, BakuPolicy, LAWMPolicy, LAWMProcessor
-from lawm_hf.export import export_for_lerobot
+from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.lerobot import TabletopRobotConfig
 from lawm_hf.lerobot.robot_tabletop import STATE_KEYS
 

@@ -22,7 +22,7 @@ from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_featu
 
 import lawm_hf.envs
 from lawm_hf.envs import ScriptedExpert, record_tabletop
-from lawm_hf.evaluation import EpisodeResult
+from lawm_hf.evaluation.rollout import EpisodeResult
 from lawm_hf.lerobot import ReplayRobotConfig, SafeArmConfig, TabletopRobotConfig
 from lawm_hf.lerobot.robot_tabletop import ACTION_KEYS, STATE_KEYS
 

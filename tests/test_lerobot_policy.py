@@ -22,7 +22,7 @@ from lawm_hf import (
     LAWMPolicy,
     LAWMProcessor,
 )
-from lawm_hf.export import export_for_lerobot
+from lawm_hf.hub.lerobot_export import export_for_lerobot
 
 pytest.importorskip("lerobot")
 

@@ -12,11 +12,11 @@ import yaml
 from test_recipes import recipe
 
 from lawm_hf import cli
-from lawm_hf.doctor import CheckError, Checks, run_doctor
 from lawm_hf.envs.libero import setup
 from lawm_hf.envs.libero.env import axis_angle, get_task
 from lawm_hf.envs.libero.recorder import record_libero
-from lawm_hf.results import Trial, read_results, start_results
+from lawm_hf.evaluation.libero_doctor import CheckError, Checks, run_doctor
+from lawm_hf.evaluation.results import Trial, read_results, start_results
 
 ASSETS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects")
 
@@ -189,7 +189,7 @@ def test_a_half_done_evaluation_plays_only_what_is_missing(tmp_path, monkeypatch
     monkeypatch.setattr(module, "prepare_libero", lambda: None)
     monkeypatch.setattr(module, "num_tasks", lambda suite: 2)
     monkeypatch.setattr(module, "make_env", lambda args, task, size: FakeEnv(task))
-    monkeypatch.setattr("lawm_hf.evaluation.predict", lambda *a: np.zeros((1, 2, 7)))
+    monkeypatch.setattr("lawm_hf.evaluation.rollout.predict", lambda *a: np.zeros((1, 2, 7)))
     args = module.EvaluateArgs(
         output_dir=str(tmp_path), env="libero", suite="libero_goal", trials=2, seeds=[0, 5]
     )

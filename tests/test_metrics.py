@@ -12,8 +12,8 @@ import yaml
 from scipy.stats import binomtest
 
 from lawm_hf import metrics
+from lawm_hf.evaluation.results import EpisodeResult, summarize
 from lawm_hf.metrics.latent_cca.cca import held_out_cca
-from lawm_hf.results import EpisodeResult, summarize
 
 FOLDER = Path(metrics.__file__).parent
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -20,7 +20,7 @@ from transformers import (
     dynamic_module_utils,
 )
 
-from lawm_hf.envs.tasks import SUITES
+from lawm_hf.envs.tabletop.tasks import SUITES
 from lawm_hf.models.images_lawm import colour_jitter, random_shift, resize
 from lawm_hf.models.normalization_lawm import Normalizer
 from lawm_hf.models.processing_lawm import LAWMProcessor

@@ -18,7 +18,7 @@ from data_fixtures import build_all
 from safetensors.torch import load_file
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
-from lawm_hf.hub import push_run
+from lawm_hf.hub.push import push_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {
@@ -216,9 +216,13 @@ def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
     four_straight, monkeypatch
 ):
     uploaded = {}
-    monkeypatch.setattr("lawm_hf.hub.HfApi.create_repo", lambda self, *a, **k: uploaded.update(k))
-    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
-    monkeypatch.setattr("lawm_hf.hub.HfApi.upload_file", lambda self, **k: uploaded.update(args=k))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.create_repo", lambda self, *a, **k: uploaded.update(k)
+    )
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.upload_file", lambda self, **k: uploaded.update(args=k)
+    )
     push_run(four_straight, "me/tabletop")
     assert uploaded["private"] is True
     assert any(pattern.startswith("step_") for pattern in uploaded["ignore_patterns"])

@@ -14,8 +14,8 @@ pytest.importorskip("gymnasium")
 
 from lawm_hf.data import open_source
 from lawm_hf.envs import ScriptedExpert, Tabletop, lerobot_writer, recorder
-from lawm_hf.envs.lerobot_writer import encode_png
-from lawm_hf.envs.recorder import record_tabletop
+from lawm_hf.envs.tabletop.recorder import record_tabletop
+from lawm_hf.writing.lerobot import encode_png
 
 SEED = 1000
 

@@ -12,9 +12,9 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from lawm_hf.envs import SUITES, ScriptedExpert, Tabletop, TabletopEnv  # noqa: E402
-from lawm_hf.envs.render import render_gl  # noqa: E402
-from lawm_hf.envs.scene import ATTACHED_GROUP, CUBE_HALF_SIZE, MOVING_GROUP, STATIC_GROUP  # noqa: E402
-from lawm_hf.envs.tabletop import STEP_SIZE, VIEWS  # noqa: E402
+from lawm_hf.envs.tabletop.render import render_gl  # noqa: E402
+from lawm_hf.envs.tabletop.scene import ATTACHED_GROUP, CUBE_HALF_SIZE, MOVING_GROUP, STATIC_GROUP  # noqa: E402
+from lawm_hf.envs.tabletop.simulation import STEP_SIZE, VIEWS  # noqa: E402
 
 GOLDEN = {
     "robot": "12d77e0a30abb10d",

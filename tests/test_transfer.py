@@ -10,7 +10,7 @@ from test_recipes import finetune, pretrain, recipe
 from lawm_hf import LAWMPolicy, LAWMProcessor
 from lawm_hf.models.configuration_baku import BakuConfig
 from lawm_hf.models.modeling_baku import BakuPolicy
-from lawm_hf.transfer import copy_frame_encoder, keep_part, transfer_report
+from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
 
 STRIDED = {"stem": "strided", "encoder_channels": (16,), "encoder_depths": (1,)}
 

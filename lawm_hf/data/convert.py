@@ -22,8 +22,8 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from .formats.videos import ShardSource, VideoSource, index_shard
 from .source import BadClipError, Resize, Source
-from .videos import ShardSource, VideoSource, index_shard
 
 logger = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .bridge import BridgeSource
 from .dataset import WindowDataset, iterate_windows
 from .files import LocalFiles, open_files
-from .lerobot import LeRobotSource
-from .libero import LiberoSource, suite_tasks
+from .formats.bridge import BridgeSource
+from .formats.lerobot import LeRobotSource
+from .formats.libero import LiberoSource, suite_tasks
+from .formats.videos import FolderSource, ShardSource, SSv2Source
 from .source import Source, pick_camera
-from .videos import FolderSource, ShardSource, SSv2Source
 from .window import WindowSpec
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def _tabletop(
     location: str, episodes: str | None = None, views: str | None = None, **options: str
 ) -> Source:
     """The folder that the recorder leaves; here `episodes` and `views` say what to record."""
-    from lawm_hf.envs.recorder import record_tabletop
+    from ..envs.tabletop.recorder import record_tabletop
 
     options = {**options, **({"num_episodes": episodes} if episodes else {})}
     options = {**options, **({"suite": location} if location else {})}

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..results import wilson_interval
+from ..evaluation.results import wilson_interval
 
 Table = pd.DataFrame
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..results import read_results
+from ..evaluation.results import read_results
 from .plan import Run
 
 CELL = ["policy", "pretraining", "benchmark", "demonstrations"]

@@ -29,9 +29,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
-from lawm_hf.models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
-from lawm_hf.models.modeling_lawm import LatentNorm, PolicyOutput, masked_mean
-
+from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
+from ..models.modeling_lawm import LatentNorm, PolicyOutput, masked_mean
 from .task_embedding import TaskEmbeddingStep
 
 _PRESETS: dict[str, dict[str, Any]] = {

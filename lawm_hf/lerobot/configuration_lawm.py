@@ -12,8 +12,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from lawm_hf.models import BakuConfig, DiffusionPolicyConfig, LAWMPolicyConfig
-
+from ..models import BakuConfig, DiffusionPolicyConfig, LAWMPolicyConfig
 from .act import LeRobotActConfig
 
 _POLICIES: dict[str, Any] = {

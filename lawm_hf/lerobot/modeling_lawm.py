@@ -19,10 +19,9 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 from transformers import MODEL_MAPPING
 
-from lawm_hf.evaluation import ChunkAggregator
-from lawm_hf.models import LAWMPolicy, LAWMProcessor
-from lawm_hf.training import parameter_groups
-
+from ..evaluation.rollout import ChunkAggregator
+from ..models import LAWMPolicy, LAWMProcessor
+from ..training.optimizer import parameter_groups
 from .configuration_lawm import SHARED_KEYS, LawmConfig
 
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")

@@ -10,7 +10,7 @@ from lerobot.lerobot_types import TransitionKey
 from lerobot.processor import ObservationProcessorStep, ProcessorStepRegistry
 from lerobot.utils.constants import OBS_ENV_STATE
 
-from lawm_hf.models.text_lawm import TaskEncoder
+from ..models.text_lawm import TaskEncoder
 
 
 @ProcessorStepRegistry.register("lawm_task_embedding")

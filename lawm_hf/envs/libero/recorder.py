@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..lerobot_writer import Episode, LeRobotWriter
-from ..recorder import ACTION_NAMES, STATE_NAMES
+from ...writing.lerobot import Episode, LeRobotWriter
+from ..tabletop.recorder import ACTION_NAMES, STATE_NAMES
 from .env import CONTROL_HZ, VIEWS, LiberoEnv
 
 _NOISE_MEMORY = 0.7  # Of the AR(1) noise on executed actions: pushes last a few steps.

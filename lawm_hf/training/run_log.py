@@ -22,8 +22,8 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from .licences import pretraining_sources
-from .training import TrainingArgs
+from ..hub.licences import pretraining_sources
+from .args import TrainingArgs
 
 # Watts of a busy core with its share of memory and mainboard: an assumption, twice what the makers
 # of server processors rate a core at (AMD EPYC 7763: 280 W for 64).

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .files import LocalFiles
-from .images import decode_image
-from .lru import LRU
-from .source import BadClipError, Features, Resize, Source
+from ..files import LocalFiles
+from ..images import decode_image
+from ..lru import LRU
+from ..source import BadClipError, Features, Resize, Source
 
 # Until then the camera lagged one step behind (bridgedata_raw_to_numpy.py of the authors).
 _LATENCY_UNTIL = "2021-07-23"

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .files import LocalFiles
-from .images import decode_image
-from .lru import LRU
-from .source import Features, Resize, Source
+from ..files import LocalFiles
+from ..images import decode_image
+from ..lru import LRU
+from ..source import Features, Resize, Source
 
 logger = logging.getLogger(__name__)
 

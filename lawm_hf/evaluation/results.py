@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from . import metrics
-from .metrics.success_rate.wilson import wilson_interval as wilson_interval
+from .. import metrics
+from ..metrics.success_rate.wilson import wilson_interval as wilson_interval
 
 
 @dataclass(frozen=True)

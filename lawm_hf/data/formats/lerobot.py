@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import LocalFiles
-from .images import Video, decode_image
-from .lru import LRU
-from .source import STATISTICS, BadClipError, Features, Resize, Source
+from ..files import LocalFiles
+from ..images import Video, decode_image
+from ..lru import LRU
+from ..source import STATISTICS, BadClipError, Features, Resize, Source
 
 _CACHE_BYTES = 256 << 20  # of parquet columns, per process
 _OPEN_VIDEOS = 8

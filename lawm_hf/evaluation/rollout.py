@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.images import decode_image
-from .models import LAWMPolicy, LAWMProcessor
+from ..data.images import decode_image
+from ..models import LAWMPolicy, LAWMProcessor
 from .results import EpisodeResult, Trial
 
 Aggregation = Literal["uniform", "exponential", "none"]

@@ -18,10 +18,10 @@ import numpy as np
 from huggingface_hub import constants
 from tqdm import tqdm
 
+from ...writing.lerobot import Episode, LeRobotWriter
 from .expert import ScriptedExpert
-from .lerobot_writer import Episode, LeRobotWriter
 from .scene import Domain
-from .tabletop import CONTROL_HZ, VIEWS, Tabletop
+from .simulation import CONTROL_HZ, VIEWS, Tabletop
 
 STATE_NAMES = ["x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper2"]
 ACTION_NAMES = ["x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper"]

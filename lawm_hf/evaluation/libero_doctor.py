@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .envs.libero import LiberoEnv, setup
-from .envs.libero.env import CONTROL_HZ
-from .models import LAWMPolicy, LAWMProcessor
+from ..envs.libero import LiberoEnv, setup
+from ..envs.libero.env import CONTROL_HZ
+from ..models import LAWMPolicy, LAWMProcessor
 
 _CLOSE = np.array([0, 0, 0, 0, 0, 0, 1.0])
 _OUTLIER = 8.0  # A normalised state beyond this is of other data, or of other units.
@@ -179,7 +179,7 @@ def check_golden_episode(
     env: LiberoEnv, states: list[np.ndarray], actions: list[np.ndarray]
 ) -> str:
     """The scripted expert succeeds; its states and actions are appended to the lists."""
-    from .envs.libero.expert import LiberoExpert
+    from ..envs.libero.expert import LiberoExpert
 
     observation, _ = env.reset(options={"init_state": 0})
     expert, is_over, info = LiberoExpert(env), False, {}

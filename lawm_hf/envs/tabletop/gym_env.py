@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 
 from .scene import Domain
-from .tabletop import CONTROL_HZ, VIEWS, Tabletop
+from .simulation import CONTROL_HZ, VIEWS, Tabletop
 
 _STATE_LIMIT = np.array([1, 1, 1, np.pi, np.pi, np.pi, 0.1, 0.1], np.float32)
 
@@ -17,8 +17,8 @@ class TabletopEnv(gymnasium.Env):
 
     Observations are `{"pixels": {"front": ..., "wrist": ...}, "agent_pos": ...}`: views uint8
     `(H, W, 3)`, proprioception float32 `(8,)`. Actions float32 `(7,)` in [-1, 1]; conventions in
-    `lawm_hf.envs.tabletop`. The reward is 1 on success and 0 otherwise; an episode ends on success
-    or after the suite's `max_steps`.
+    `lawm_hf.envs.tabletop.simulation`. The reward is 1 on success and 0 otherwise; an episode ends
+    on success or after the suite's `max_steps`.
 
     Args:
         suite: `"reach"`, `"place2"` or `"place4"`.

@@ -15,9 +15,9 @@ import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard
 from transformers import AutoConfig
 
-from .cards import build_card, diagnostics, num_parameters
+from ..models import LAWMPolicy, LAWMProcessor
+from .card import build_card, diagnostics, num_parameters
 from .licences import shareable
-from .models import LAWMPolicy, LAWMProcessor
 
 logger = logging.getLogger(__name__)
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", re.DOTALL)

@@ -11,13 +11,13 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModel, PreTrainedConfig
 
+from ..models import LAWMPolicy
 from .licences import Licence, licence, shareable
-from .models import LAWMPolicy
 
 # In a wheel the template lies beside this file; in a checkout, where the reader looks for it.
 _TEMPLATES = (
     Path(__file__).with_name("model_card_template.md"),
-    Path(__file__).parent.parent / "model_cards" / "template.md",
+    Path(__file__).parents[2] / "model_cards" / "template.md",
 )
 _NOT_MEASURED = "not measured"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .models import DreamerV3WorldModel, LAWMPolicy
+from ..models import DreamerV3WorldModel, LAWMPolicy
 
 
 def keep_part(policy: LAWMPolicy, part: str) -> LAWMPolicy:

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .files import LocalFiles, open_files
-from .images import Video, scan_video
-from .lru import LRU
-from .source import BadClipError, Features, Resize, Source
+from ..files import LocalFiles, open_files
+from ..images import Video, scan_video
+from ..lru import LRU
+from ..source import BadClipError, Features, Resize, Source
 
 logger = logging.getLogger(__name__)
 

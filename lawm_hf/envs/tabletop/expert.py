@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .tabletop import HOVER_HEIGHT, STEP_SIZE, YAW_STEP, Tabletop
+from .simulation import HOVER_HEIGHT, STEP_SIZE, YAW_STEP, Tabletop
 
 _OPEN, _CLOSE = -1.0, 1.0
 _CARRY_HEIGHT = 0.13

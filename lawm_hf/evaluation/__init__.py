@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Success in simulation: rolling a policy out, and what is kept of the episodes."""
+
+from .results import EpisodeResult, FailureVideos, Trial
+from .rollout import Aggregation, ChunkAggregator, fingerprint, predict, rollout
+
+__all__ = [
+    "Aggregation",
+    "ChunkAggregator",
+    "EpisodeResult",
+    "FailureVideos",
+    "Trial",
+    "fingerprint",
+    "predict",
+    "rollout",
+]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches on their way from a loader to a model."""
+
+from typing import Any
+
+import torch
+
+
+class FocusedLoader:
+    """Batches of one loader first, then of another; its position is that of both.
+
+    Finetuning starts on the first frames of each episode: there the instruction decides where to
+    go. Among all frames they are few, and words bind to objects late or never.
+    """
+
+    def __init__(self, focus: Any, full: Any, focus_batches: int):
+        self.loaders, self.focus_batches, self.count = (focus, full), focus_batches, 0
+
+    def __iter__(self):
+        streams = [iter(loader) for loader in self.loaders]
+        while True:
+            batch = next(streams[self.count >= self.focus_batches])
+            self.count += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position after the last batch that was handed out."""
+        return {"count": self.count, "loaders": [x.state_dict() for x in self.loaders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self.count = state["count"]
+        for loader, position in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(position)
+
+
+def to_device(raw: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A raw batch without its book-keeping, on a device; the processor works where its input is."""
+    return {
+        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        for key, value in raw.items()
+        if key != "index"
+    }
