@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lawm_hf.data import Features, Source, WindowSpec, make_loader
+from lawm_hf.data.source import too_many_bad
 from lawm_hf.data.stream import WindowStream
 
 WINDOW = WindowSpec(chunk_size=2, image_size=2, with_frames=True)
@@ -317,3 +318,19 @@ def test_a_source_that_fits_in_memory_is_decoded_once():
     source.decode = lambda clip, *args: (calls.append(clip), decode(clip, *args))[1]
     indices(make_loader(source, WINDOW, 8), 20)
     assert sorted(calls) == [0, 1, 2, 3]
+
+
+def test_the_share_of_bad_clips_is_judged_with_its_uncertainty():
+    assert not too_many_bad(1, 1)  # the first clip says little of the others
+    assert not too_many_bad(2, 3)
+    assert too_many_bad(3, 3)
+    assert not too_many_bad(13, 100)
+    assert too_many_bad(14, 100)
+    assert too_many_bad(1, 10**6, share=0.0)
+    assert not too_many_bad(5, 5, share=1.0)
+    rng = np.random.default_rng(0)
+    stopped = sum(
+        any(too_many_bad(int(n), i) for i, n in enumerate(np.cumsum(rng.random(1000) < 0.03), 1))
+        for _ in range(100)
+    )
+    assert stopped <= 2  # of 100 runs over a source of which 3 % is bad

@@ -20,6 +20,17 @@ class BadClipError(Exception):
     """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
 
 
+def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:
+    """Whether `bad` of `seen` clips is more than `share` of all, beyond what chance explains.
+
+    The lower end of the one-sided 99.9 % interval of Clopper and Pearson lies above `share`: were
+    that the true share, so many among so few would be met once in a thousand times.
+    """
+    from scipy.special import bdtrc  # slow to import, and seldom needed
+
+    return bad > 0 and bool(bdtrc(bad - 1, seen, share) < 1e-3)
+
+
 @dataclass(frozen=True)
 class Features:
     """What the clips of a source hold. Sizes are 0 where there is none."""
