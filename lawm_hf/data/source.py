@@ -68,7 +68,15 @@ class Source(ABC):
 
     @abstractmethod
     def task(self, clip: int) -> str:
-        """Its instruction, maybe empty."""
+        """Its (first) instruction, maybe empty."""
+
+    def task_at(self, clip: int, frame: int) -> str:
+        """The instruction of a window that starts at this frame."""
+        return self.task(clip)
+
+    def times(self, clip: int) -> np.ndarray | None:
+        """Seconds of each frame, `(length,)`, if the clip's rate varies; else None."""
+        return None
 
     @abstractmethod
     def decode(

@@ -136,8 +136,12 @@ class WindowReader:
 
     def num_starts(self, clip: int) -> int:
         """Windows in the clip."""
-        length = np.array(self.source.length(clip))
-        return int(self.window.num_starts(length, self.source.fps(clip)))
+        length, fps, times = self.source.length(clip), self.source.fps(clip), self._times(clip)
+        if times is not None and self.window.with_frames:
+            interval = self.window.frame_interval_s or 0
+            with_next = np.searchsorted(times, _end(times) - interval, "right")
+            length = int(with_next) + int(self.window.frame_offsets(fps)[1])
+        return int(self.window.num_starts(np.array(length), fps))
 
     def all_num_starts(self) -> np.ndarray | None:
         """Windows in each selected clip, if the lengths are known; one frame rate then holds."""
@@ -148,9 +152,19 @@ class WindowReader:
 
     def frame_indices(self, clip: int, start: int) -> tuple[np.ndarray, np.ndarray]:
         """Frame numbers `(N+1,)` of x_t … x_{t+N}, held at the end, and which are padding."""
-        indices = start + self.window.frame_offsets(self.source.fps(clip))
-        last = self.source.length(clip) - 1
-        return np.minimum(indices, last), indices > last
+        times, last = self._times(clip), self.source.length(clip) - 1
+        if times is None:
+            indices = start + self.window.frame_offsets(self.source.fps(clip))
+            return np.minimum(indices, last), indices > last
+        steps = np.arange(self.window.chunk_size + 1)
+        wanted = times[start] + steps * (self.window.frame_interval_s or 0)
+        after = np.clip(np.searchsorted(times, wanted), 1, last)
+        indices = after - (wanted - times[after - 1] < times[after] - wanted)  # the nearest
+        return indices, wanted > _end(times)
+
+    def _times(self, clip: int) -> np.ndarray | None:
+        """Seconds of each frame, where counting frames would not keep the interval."""
+        return None if self.window.frame_interval_s is None else self.source.times(clip)
 
     def decode(self, clip: int, starts: Sequence[int]) -> "DecodedClip":
         """Decode at once every frame that the windows at `starts` need."""
@@ -205,7 +219,7 @@ class WindowReader:
         sample: Sample = {
             "images": images,
             "view_mask": view_mask,
-            "task": self.source.task(clip),
+            "task": self.source.task_at(clip, start),
             "index": np.array([self.source_index, clip, start]),
         }
         if window.with_frames:
@@ -229,6 +243,10 @@ class WindowReader:
         if not np.isfinite(values).all():
             raise BadClipError("state or actions are not finite")
         return values.astype(np.float32, copy=False)
+
+
+def _end(times: np.ndarray) -> float:
+    return times[-1] + (times[-1] - times[-2]) / 2  # until when the last frame is the nearest
 
 
 @dataclass

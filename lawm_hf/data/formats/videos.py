@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".m4v")
 CAMERA = "video"
+_STEADY = 0.1  # frames from where a steady rate would show it
 _SCANS = 4096  # clips whose frame times are remembered, per process
 
 
@@ -75,6 +76,13 @@ class VideoSource(Source):
         if len(times) < 2 or times[-1] == times[0]:
             raise BadClipError("a video of one frame")
         return (len(times) - 1) / (float(times[-1] - times[0]) * time_base)
+
+    def times(self, clip: int) -> np.ndarray | None:
+        """See `Source.times`; rounding to milliseconds, as webm does, is no varying rate."""
+        times, _, time_base = self._scan(clip)
+        seconds = (times - times[0]) * time_base
+        drift = np.abs(seconds * self.fps(clip) - np.arange(len(times))).max()
+        return seconds if drift > _STEADY else None
 
     def decode(
         self, clip: int, camera: str, indices: np.ndarray, size: int, resize: Resize
