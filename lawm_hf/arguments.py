@@ -1,49 +1,189 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run configuration: one flat dataclass per recipe; a YAML file gives values, flags override."""
+"""Command lines: one flat dataclass per command; a YAML file gives values, flags override.
 
+Values are checked here, before models and data are opened, and whatever is wrong is one screen.
+Nothing heavy is imported, so that `lawm-hf --help` is quick.
+"""
+
+import argparse
 import dataclasses
 import difflib
+import importlib
 import json
+import math
+import re
 import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_BOOLEANS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+# Words that our documents and configurations write where your own value belongs.
+_PLACEHOLDERS = {
+    "DIR": "the folder of your own copy",
+    "COMMIT": "a commit of the repository (40 hexadecimal digits)",
+    "CAMERA": "a camera's name, which `lawm-hf data inspect` lists",
+}
+_PLACEHOLDER = re.compile(rf"(?:^|[:@=])({'|'.join(_PLACEHOLDERS)})(?=[,/]|$)")
 
 
-def arg(default: Any, help: str) -> Any:
-    """A dataclass field with a default (lists and dicts are copied) and a line of help."""
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: default.copy(), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+def arg(
+    default: Any,
+    help: str,
+    *,
+    min: float | None = None,
+    above: float | None = None,
+    max: float | None = None,
+    choices: Iterable[str] | None = None,
+    positional: bool = False,
+) -> Any:
+    """A field of a command's dataclass.
+
+    Args:
+        default: Its value if nobody gives another; lists are copied. `...`: must be given.
+        help: One line for `--help`.
+        min: Least value; of each number in a list.
+        above: Number that values exceed.
+        max: Greatest value.
+        choices: All texts that are allowed.
+        positional: Given by place, not by `--name`.
+    """
+    told = {"min": min, "above": above, "max": max, "choices": choices and tuple(choices)}
+    metadata = {"help": help, "positional": positional, **told}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class CommandArgs:
+    """What all commands share."""
+
+    import_: list[str] = arg([], "packages of yours that bring policies, world models and so on")
 
 
 def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
-    """Parse `[config.yaml] [--flag value ...]` into a dataclass.
+    """Parse `[config.yaml] [--flag value ...]` into a dataclass, and import what it names.
 
-    YAML values go through the same conversion as flags, so both are checked alike. A YAML mapping
-    becomes a JSON string (options of a model configuration are written that way).
+    `-` and `_` in flags are the same; booleans may leave out `true`. YAML values go the way of
+    flags, so both are checked alike. A YAML mapping becomes a JSON string (options of a model
+    configuration are written that way). A field `import_` is the flag `--import`.
 
     Args:
-        arguments_class: The recipe's dataclass.
+        arguments_class: The command's dataclass.
         argv: Arguments without the program name; the command line's by default.
 
     Raises:
         SystemExit: With code 2 and a one-line reason, if a flag or a YAML key is unknown, or a
-            value does not convert.
+            value is not what its field allows.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    names = [field.name for field in dataclasses.fields(arguments_class)]  # type: ignore[arg-type]
-    parser = HfArgumentParser(arguments_class, allow_abbrev=False)  # type: ignore[arg-type]
+    fields = {f.name.rstrip("_"): f for f in dataclasses.fields(arguments_class)}  # type: ignore[arg-type]
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = _yaml_flags(Path(argv[0]), names) + argv[1:]
-    values, rest = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
+        argv = _yaml_flags(Path(argv[0]), fields) + argv[1:]
+    given, rest = _parser(arguments_class, fields).parse_known_args(_one_spelling(argv, fields))
     if rest:
-        _fail(f"unknown argument {rest[0]!r}.{_suggestion(rest[0].lstrip('-'), names)}")
-    return values
+        late = " A configuration file comes first." if rest[0].endswith((".yaml", ".yml")) else ""
+        _fail(f"unknown argument {rest[0]!r}.{late or _suggestion(rest[0].lstrip('-'), fields)}")
+    try:
+        values = {
+            fields[name].name: _read(name, fields[name], value)
+            for name, value in vars(given).items()
+            if value is not None
+        }
+        import_packages(values.get("import_", []))
+        return arguments_class(**values)
+    except ValueError as error:
+        _fail(str(error))
+
+
+def run_command[T](
+    main: Callable[[T], Any], arguments_class: type[T], argv: list[str] | None = None
+) -> None:
+    """The command line of a recipe: parse, check, call `main`; see `one_screen`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with one_screen(argv):
+        args = parse_args(arguments_class, argv)
+        check_placeholders(args)
+        main(args)
+
+
+@contextmanager
+def one_screen(argv: list[str]) -> Iterator[None]:
+    """End with `error: …` and code 2 instead of a traceback, unless `argv` has `--traceback`.
+
+    That flag is taken out of `argv`. An error that nobody has foreseen says where it came from.
+    """
+    show = "--traceback" in argv
+    argv[:] = [token for token in argv if token != "--traceback"]
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
+    except Exception as error:
+        if show:
+            raise
+        text = str(error)[:2000].strip()
+        if not isinstance(error, ValueError | OSError | ImportError) or not text:
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
+            text = f"{type(error).__name__}: {text} ({' > '.join(places)})"
+        _fail(f"{text}\n(--traceback shows where this comes from.)")
+
+
+def import_packages(names: Iterable[str]) -> None:
+    """Import packages by name, looked up in the current folder too.
+
+    Raises:
+        ValueError: If one cannot be imported.
+    """
+    for name in names:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ValueError(
+                f"`--import` takes the names of packages or modules, but {name!r} cannot be "
+                f"imported: {type(error).__name__}: {error}. Install it, or start in the folder "
+                "that holds it."
+            ) from error
+
+
+def import_recorded(folder: str | Path) -> None:
+    """Import what a run has imported, by its `args.yaml`; but nothing that lies in its folder.
+
+    Raises:
+        ValueError: If a package cannot be imported, or came with the run: weights are no reason to
+            trust code.
+    """
+    import yaml
+
+    path = Path(folder, "args.yaml")
+    names = yaml.safe_load(path.read_text()).get("import", []) if path.is_file() else []
+    names = [name for name in names if name not in sys.modules]
+    for name in names:
+        for place in [Path.cwd(), *map(Path, sys.path)]:
+            found = place.joinpath(*name.split(".")).resolve()
+            if found.is_relative_to(path.parent.resolve()) and (
+                found.exists() or found.with_suffix(".py").exists()
+            ):
+                raise ValueError(
+                    f"{path} must not name code of its own folder to import, got {name!r}. If you "
+                    f"trust {found}, pass --import {name}."
+                )
+    import_packages(names)
+
+
+def as_flags(args: Any) -> dict[str, Any]:
+    """A command's arguments under the names of their flags, as YAML files have them."""
+    return {name.rstrip("_"): value for name, value in dataclasses.asdict(args).items()}
 
 
 def parse_json_options(text: str, flag: str) -> dict[str, Any]:
@@ -61,28 +201,145 @@ def parse_json_options(text: str, flag: str) -> dict[str, Any]:
     return options
 
 
-def _yaml_flags(path: Path, names: list[str]) -> list[str]:
+def check_placeholders(args: Any) -> None:
+    """Refuse sources and folders that still hold a word in place of the user's own value.
+
+    Raises:
+        ValueError: If one does, with what belongs there.
+    """
+    for name, value in as_flags(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            # Plans are JSON: their dry run lists what is missing.
+            found = _PLACEHOLDER.search(str(text)) if not str(text).startswith("{") else None
+            if found:
+                raise ValueError(
+                    f"`--{name}` must not hold the word {found[1]}, which stands for "
+                    f"{_PLACEHOLDERS[found[1]]}, got {text!r}. Put yours in its place."
+                )
+
+
+def _read(name: str, field: dataclasses.Field, text: str | list[str]) -> Any:
+    """Convert what the command line has for a field, and check it."""
+    if isinstance(text, list):
+        return [_read(name, field, item) for item in text]
+    kind, told = _kind(field), field.metadata
+    rule = _KINDS[kind]
+    for word, bound in (("at least", "min"), ("above", "above"), ("at most", "max")):
+        rule += f", {word} {told[bound]:g}" if told[bound] is not None else ""
+    if told["choices"]:
+        rule = f"one of {', '.join(told['choices'])}"
+    try:
+        value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        value = None
+    if value is not None and _allows(told, value):
+        return value
+    hint = _suggestion(text, told["choices"]) if told["choices"] else ""
+    raise ValueError(f"`{name}` must be {rule}, got {text!r}.{hint}")
+
+
+def _allows(told: Any, value: Any) -> bool:
+    if isinstance(value, str):
+        return not told["choices"] or value in told["choices"]
+    return (
+        math.isfinite(value)
+        and (told["min"] is None or value >= told["min"])
+        and (told["above"] is None or value > told["above"])
+        and (told["max"] is None or value <= told["max"])
+    )
+
+
+def _kind(field: dataclasses.Field) -> type:
+    """The type of a value: `int` of `list[int]` and of `int | None`."""
+    inner = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    return inner[0] if inner else field.type  # type: ignore[return-value]
+
+
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _is_list(field: dataclasses.Field) -> bool:
+    return typing.get_origin(field.type) is list
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are ours: one line, not the usage of fifty flags."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        _fail(f"{message}. `--help` lists what there is.")
+
+
+def _parser(arguments_class: type, fields: dict[str, dataclasses.Field]) -> _Parser:
+    parser = _Parser(
+        description=arguments_class.__doc__,
+        epilog="A YAML file may come first. --traceback: show where an error comes from.",
+        allow_abbrev=False,
+    )
+    for name, field in fields.items():
+        told, default = field.metadata, _default(field)
+        more = f": {', '.join(told['choices'])}" if told["choices"] else ""
+        if default is not ...:
+            more += f" (default: {' '.join(map(str, default)) if _is_list(field) else default})"
+        options: dict[str, Any] = {"help": f"{told['help']}{more}".replace("%", "%%")}
+        if not told["positional"]:
+            name = f"--{name}"
+            options["required"] = default is ...
+        parser.add_argument(name, nargs="+" if _is_list(field) else None, **options)
+    return parser
+
+
+def _one_spelling(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[str]:
+    """Flags with `_`, booleans with their value."""
+    tokens: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in fields and _kind(fields[name]) is bool and not equals:
+                follows = rest and rest[0].lower() in _BOOLEANS
+                equals, value = "=", rest.pop(0) if follows else "true"
+            token = f"--{name}{equals}{value}"
+        tokens.append(token)
+    return tokens
+
+
+def _yaml_flags(path: Path, fields: dict[str, dataclasses.Field]) -> list[str]:
+    own = Path(__file__).parent / path  # So `recipes/configs/x.yaml` is found after installation.
+    path = path if path.is_file() or not own.is_file() else own
     if not path.is_file():
         _fail(f"the configuration file {str(path)!r} does not exist.")
-    content = yaml.safe_load(path.read_text()) or {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _fail(f"{path} must be a YAML file: {error}")
+    if not isinstance(content, dict):
+        _fail(f"{path} must hold `flag: value` lines, got a {type(content).__name__}.")
     flags: list[str] = []
     for key, value in content.items():
-        if key not in names:
-            _fail(f"{path.name} has the unknown key {key!r}.{_suggestion(key, names)}")
-        if value is None:
+        name = str(key).replace("-", "_").rstrip("_")
+        if name not in fields:
+            _fail(f"{path.name} has the unknown key {key!r}.{_suggestion(name, fields)}")
+        if value is None or value == [] == _default(fields[name]):
             continue
-        if isinstance(value, dict):
-            value = json.dumps(value)
-        values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        flags += [f"--{key}", *values]
+        values = value if isinstance(value, list) else [value]
+        if len(values) > 1 and not _is_list(fields[name]):
+            _fail(f"`{name}` of {path.name} must be one value, got {value!r}.")
+        texts = [json.dumps(v) if isinstance(v, dict) else str(v) for v in values]
+        flags += [f"--{name}", *texts] if len(texts) != 1 else [f"--{name}={texts[0]}"]
     return flags
 
 
-def _suggestion(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), names, n=1)
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean `{close[0]}`?" if close else " `--help` lists what there is."
 
 
-def _fail(reason: str) -> None:
+def _fail(reason: str) -> typing.NoReturn:
     print(f"error: {reason}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)

@@ -26,13 +26,13 @@ from lawm_hf.analysis import (
 )
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
-from lawm_hf.arguments import arg, parse_args
+from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
 from lawm_hf.data import WindowSpec
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 
 
 @dataclass
-class AnalyzeArgs:
+class AnalyzeArgs(CommandArgs):
     """Arguments of `recipes/analyze.py`."""
 
     pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
@@ -50,6 +50,7 @@ def main(args: AnalyzeArgs) -> None:
             f"world_model/ and processor/ in it, got {str(folder)!r}. Pass the `output_dir` of "
             "recipes/pretrain.py; a supervised run has no world model."
         )
+    import_recorded(folder)
     run = yaml.safe_load((folder / "args.yaml").read_text())
     policy = LAWMPolicy.from_pretrained(folder / "policy")
     world_model = AutoModel.from_pretrained(folder / "world_model")
@@ -93,4 +94,4 @@ def main(args: AnalyzeArgs) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args(AnalyzeArgs))
+    run_command(main, AnalyzeArgs)

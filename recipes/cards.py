@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from pretrain import PretrainArgs, build_model
 
-from lawm_hf.arguments import arg, parse_args
+from lawm_hf.arguments import CommandArgs, arg, parse_args, run_command
 from lawm_hf.hub.card import build_card
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -27,7 +27,7 @@ PLANNED = {
 
 
 @dataclass
-class CardsArgs:
+class CardsArgs(CommandArgs):
     """Arguments of `recipes/cards.py`."""
 
     output_dir: str = arg(str(Path(__file__).parent.parent / "model_cards"), "where cards go")
@@ -47,4 +47,4 @@ def main(args: CardsArgs) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args(CardsArgs))
+    run_command(main, CardsArgs)

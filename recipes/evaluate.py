@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import lawm_hf.envs  # noqa: F401  (registers the environments)
 from lawm_hf import results
-from lawm_hf.arguments import arg, parse_args
+from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
 from lawm_hf.envs.libero import num_tasks, prepare_libero
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.evaluation.rollout import fingerprint, rollout
@@ -30,7 +30,7 @@ from lawm_hf.training import TrainingArgs, make_accelerator
 
 
 @dataclass
-class EvaluateArgs:
+class EvaluateArgs(CommandArgs):
     """Arguments of `recipes/evaluate.py`."""
 
     policy: str = arg("outputs/finetune", "folder or Hub repository of a finetuned policy")
@@ -121,6 +121,7 @@ def main(args: EvaluateArgs) -> None:
     args.views = args.views or (["front", "wrist"] if tabletop else ["image", "image2"])
     accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir))
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    import_recorded(args.policy)
     policy = LAWMPolicy.from_pretrained(args.policy).to(accelerator.device)
     processor = LAWMProcessor.from_pretrained(args.policy)
     with accelerator.main_process_first():  # It writes LIBERO's configuration.
@@ -150,4 +151,4 @@ def main(args: EvaluateArgs) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args(EvaluateArgs))
+    run_command(main, EvaluateArgs)

@@ -20,7 +20,14 @@ from typing import Any
 
 import yaml
 
-from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.arguments import (
+    CommandArgs,
+    arg,
+    as_flags,
+    parse_args,
+    parse_json_options,
+    run_command,
+)
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.experiments.cost import (
     GPU_PEAK,
@@ -45,7 +52,7 @@ _POLICY_FLAGS = ("policy_type", "policy_preset", "policy_config", "chunk_size", 
 
 
 @dataclass
-class ExperimentArgs:
+class ExperimentArgs(CommandArgs):
     """A plan, or flags; see `lawm_hf.experiments.plan.Plan` and `recipes/configs/experiments/`."""
 
     title: str = arg("Experiment", "heading of the report")
@@ -71,6 +78,9 @@ def read_plan(args: ExperimentArgs) -> Plan:
     """The plan behind the arguments."""
     names = ("pretraining", "policies", "benchmarks", "pretrain", "finetune", "evaluate")
     mappings = {name: parse_json_options(getattr(args, name), name) for name in names}
+    if args.import_:
+        for name in ("pretrain", "finetune", "evaluate"):
+            mappings[name]["import"] = args.import_
     return Plan(
         **mappings,
         demonstrations=args.demonstrations,
@@ -167,7 +177,7 @@ def save_table(runs: list[Run], args: ExperimentArgs) -> None:
     """Write the episodes of the runs that are done, and the plan beside them."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.yaml").write_text(yaml.safe_dump(vars(args), sort_keys=False))
+    (folder / "plan.yaml").write_text(yaml.safe_dump(as_flags(args), sort_keys=False))
     index, count = args.shard.split("/")
     name = "episodes" if count == "1" else f"episodes_{index}_of_{count}"
     table = episode_table(runs)
@@ -192,4 +202,4 @@ def main(args: ExperimentArgs) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args(ExperimentArgs))
+    run_command(main, ExperimentArgs)

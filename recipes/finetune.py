@@ -15,7 +15,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 
-from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.arguments import arg, import_recorded, parse_json_options, run_command
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
 from lawm_hf.hub.lerobot_export import export_for_lerobot
@@ -151,6 +151,7 @@ def build_loader(
 
 def main(args: FinetuneArgs) -> None:
     """Train by behaviour cloning, and save."""
+    import_recorded(args.pretrained)
     accelerator = make_accelerator(args)
     source = open_source(args.source)
     policy, processor = build_policy(args, source)
@@ -218,4 +219,4 @@ def main(args: FinetuneArgs) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args(FinetuneArgs))
+    run_command(main, FinetuneArgs)

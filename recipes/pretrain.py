@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from lawm_hf.analysis.report import LatentReport
-from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.arguments import arg, parse_json_options, run_command
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
 from lawm_hf.hub.push import push_run, write_card
 from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
@@ -223,4 +223,4 @@ def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch
 
 
 if __name__ == "__main__":
-    main(parse_args(PretrainArgs))
+    run_command(main, PretrainArgs)

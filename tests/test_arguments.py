@@ -1,49 +1,186 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run configuration: YAML first, flags override, mistakes are named."""
+"""Command lines: YAML first, flags override; what is wrong is one line that names it."""
 
+import sys
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
-from lawm_hf.arguments import arg, parse_args, parse_json_options
+from lawm_hf.arguments import (
+    CommandArgs,
+    arg,
+    as_flags,
+    import_recorded,
+    parse_args,
+    parse_json_options,
+    run_command,
+)
 
 
 @dataclass
-class Args:
-    learning_rate: float = arg(1e-3, "rate")
+class Args(CommandArgs):
+    learning_rate: float = arg(1e-3, "rate", above=0)
+    maximum: float | None = arg(None, "by default 1 %", min=0, max=1)
+    steps: int = arg(5, "updates", min=1)
     sources: list[str] = arg(["tabletop"], "sources")
+    weights: list[float] = arg([], "of each source", min=0)
     augment: bool = arg(True, "augment")
+    resize: str = arg("squash", "how", choices=("squash", "crop"))
     options: str = arg("", "JSON")
+
+
+def refusal(argv, capsys) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda args: None, Args, argv)
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert len(text.splitlines()) <= 3
+    return text
 
 
 def test_flags_override_the_yaml_file_which_overrides_the_defaults(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("learning_rate: 3e-4\nsources: [a, b]\naugment: false\noptions: {x: 1}\n")
+    path.write_text("learning-rate: 3e-4\nsources: [a, b]\naugment: false\noptions: {x: 1}\n")
     args = parse_args(Args, [str(path), "--learning_rate", "0.1"])
-    assert args == Args(0.1, ["a", "b"], False, '{"x": 1}')
+    expected = {"sources": ["a", "b"], "augment": False, "options": '{"x": 1}'}
+    assert args == Args(learning_rate=0.1, **expected)
     assert parse_args(Args, []) == Args()
 
 
-@pytest.mark.parametrize("argv", [["--learning_rat", "1"], ["--learning", "1"]])
-def test_a_misspelled_flag_is_rejected_with_a_suggestion(argv, capsys):
-    with pytest.raises(SystemExit) as error:
-        parse_args(Args, argv)
-    assert error.value.code == 2
-    assert "learning_rate" in capsys.readouterr().err
+def test_what_a_run_has_recorded_is_a_configuration_again(tmp_path):
+    path = tmp_path / "args.yaml"
+    args = Args(sources=["a"], augment=False, maximum=0.5, import_=["json"])
+    path.write_text(yaml.safe_dump(as_flags(args)))
+    assert parse_args(Args, [str(path)]) == args
 
 
-def test_an_unknown_yaml_key_is_rejected_with_a_suggestion(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--learning-rate", "0.1"], {"learning_rate": 0.1}),
+        (["--learning-rate=0.1"], {"learning_rate": 0.1}),
+        (["--augment"], {"augment": True}),
+        (["--augment", "false"], {"augment": False}),
+        (["--augment=no", "--steps", "7"], {"augment": False, "steps": 7}),
+        (["--weights", "1", "2.5", "--augment"], {"weights": [1, 2.5]}),
+        (["--maximum", "0"], {"maximum": 0.0}),
+    ],
+)
+def test_flags_have_one_spelling_and_booleans_may_leave_out_their_value(argv, expected):
+    assert parse_args(Args, argv) == Args(**expected)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--learning_rat", "1"], ["Did you mean `learning_rate`?"]),
+        (["--learning", "1"], ["learning"]),
+        (["--learning_rate", "0"], ["`learning_rate` must be a number, above 0, got '0'"]),
+        (["--learning_rate", "nan"], ["must be a number, above 0, got 'nan'"]),
+        (["--learning_rate", "inf"], ["got 'inf'"]),
+        (["--learning_rate=-1e-3"], ["got '-1e-3'"]),
+        (["--learning_rate"], ["learning_rate"]),
+        (["--maximum", "1.5"], ["at least 0, at most 1, got '1.5'"]),
+        (["--steps", "0"], ["`steps` must be a whole number, at least 1"]),
+        (["--steps", "2.5"], ["whole number"]),
+        (["--steps", "1", "2"], ["unknown argument '2'"]),
+        (["--weights", "1", "-2"], ["at least 0, got '-2'"]),
+        (["--augment=perhaps"], ["true or false, got 'perhaps'"]),
+        (["--resize", "sqash"], ["one of squash, crop, got 'sqash'. Did you mean `squash`?"]),
+        (["nowhere.yaml"], ["'nowhere.yaml' does not exist"]),
+        (["--steps", "1", "run.yaml"], ["comes first"]),
+        (["--sources", "ssv2:DIR,fraction=0.1"], ["DIR", "the folder of your own copy"]),
+        (["--sources", "a:b", "lerobot:u/x@COMMIT"], ["COMMIT", "40 hexadecimal digits"]),
+        (["--sources", "lerobot:u/x,views=CAMERA"], ["CAMERA", "lawm-hf data inspect"]),
+        (["--import", "no_such_package"], ["'no_such_package' cannot be imported", "Install it"]),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_one_line_with_rule_and_value(argv, words, capsys):
+    text = refusal(argv, capsys)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("source: [a]", "Did you mean `sources`?"),
+        ("steps: -3", "at least 1, got '-3'"),
+        ("steps: [1, 2]", "one value"),
+        ("sources: []", "expected at least one argument"),
+        ("- steps", "got a list"),
+        ("steps: [", "must be a YAML file"),
+        ("steps: \xff".encode("latin-1"), "must be a YAML file"),
+    ],
+)
+def test_a_wrong_configuration_file_is_refused_likewise(content, words, tmp_path, capsys):
     path = tmp_path / "run.yaml"
-    path.write_text("source: [a]\n")
-    with pytest.raises(SystemExit):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit) as ended:
         parse_args(Args, [str(path)])
-    assert "Did you mean `sources`?" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
-def test_a_missing_yaml_file_is_named(capsys):
-    with pytest.raises(SystemExit):
-        parse_args(Args, ["nowhere.yaml"])
-    assert "nowhere.yaml" in capsys.readouterr().err
+def test_a_package_of_the_current_folder_is_imported_and_its_mistakes_are_named(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "lawm_plugin_a.py").write_text("LOADED = 1\n")
+    (tmp_path / "lawm_plugin_b.py").write_text("LOADED = \n")
+    args = parse_args(Args, ["--import", "lawm_plugin_a", "--steps", "3"])
+    assert sys.modules.pop("lawm_plugin_a").LOADED == 1
+    assert as_flags(args)["import"] == ["lawm_plugin_a"]
+    (tmp_path / "run.yaml").write_text("import: [lawm_plugin_a]\n")
+    parse_args(Args, ["run.yaml"])
+    assert "lawm_plugin_a" in sys.modules
+    assert "SyntaxError" in refusal(["--import", "lawm_plugin_a", "lawm_plugin_b"], capsys)
+
+
+def test_a_run_names_the_packages_that_its_analysis_imports_but_brings_no_code(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "lawm_plugin_c.py").touch()
+    (run / "lawm_plugin_d.py").touch()
+    (run / "args.yaml").write_text("import: [lawm_plugin_c]\n")
+    import_recorded(run)
+    assert "lawm_plugin_c" in sys.modules
+    for name in ("run.lawm_plugin_d", "lawm_plugin_d"):
+        (run / "args.yaml").write_text(f"import: [{name}]\n")
+        with pytest.raises(ValueError, match="trust"):
+            import_recorded(run)
+        monkeypatch.chdir(run)
+    import_recorded("me/no-such-folder")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("`x` must be y, got z."), "error: `x` must be y, got z."),
+        (FileNotFoundError(2, "No such file", "a.mp4"), "a.mp4"),
+        (ModuleNotFoundError("No module named 'mujoco'"), "mujoco"),
+        (KeyError("frames"), "KeyError: 'frames' ("),
+    ],
+)
+def test_an_error_is_one_screen_and_the_traceback_on_demand(error, words, capsys):
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, Args, [])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert words in text
+    assert "--traceback" in text
+    assert "Traceback" not in text
+    with pytest.raises(type(error)):
+        run_command(main, Args, ["--steps", "3", "--traceback"])
 
 
 @pytest.mark.parametrize("text", ["[1]", "{x: 1}", "3"])
@@ -51,3 +188,13 @@ def test_options_that_are_not_a_json_mapping_are_rejected(text):
     with pytest.raises(ValueError, match="--policy_config"):
         parse_json_options(text, "policy_config")
     assert parse_json_options("", "policy_config") == {}
+
+
+def test_help_names_choices_and_defaults(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_args(Args, ["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "squash, crop (default: squash)" in text
+    assert "by default 1 %" in text
+    assert "--import" in text

@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
 
-from ..arguments import arg
+from ..arguments import CommandArgs, arg
 from .checkpoints import _checkpoints
 
 
 @dataclass
-class TrainingArgs:
+class TrainingArgs(CommandArgs):
     """Arguments that pretraining and finetuning have in common."""
 
     output_dir: str = arg("outputs", "where checkpoints, logs and results go")

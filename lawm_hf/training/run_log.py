@@ -5,7 +5,6 @@
 and an estimate of the energy join `environment.json`. The model card is made of these.
 """
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -22,6 +21,7 @@ import yaml
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..arguments import as_flags
 from ..hub.licences import pretraining_sources
 from .args import TrainingArgs
 
@@ -111,7 +111,7 @@ def write_run_record(args: Any, output_dir: str | Path) -> None:
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "args.yaml").write_text(yaml.safe_dump(dataclasses.asdict(args), sort_keys=False))
+    (folder / "args.yaml").write_text(yaml.safe_dump(as_flags(args), sort_keys=False))
     packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
     versions: dict[str, str | None] = {}
     for package in packages:
