@@ -85,3 +85,15 @@ def test_the_policy_server_answers_a_robots_observation_with_the_policys_chunk(
     assert [action.get_timestep() for action in answer] == [7, 8, 9, 10]
     chunk = torch.stack([action.get_action() for action in answer])
     torch.testing.assert_close(chunk, expected[:4], atol=1e-6, rtol=0)
+
+
+def test_a_server_that_runs_what_it_is_sent_serves_this_machine_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from lawm_hf.lerobot.policy_server import ServerConfig
+
+    for host in ("localhost", "127.0.0.1", "[::1]", f"unix:{tmp_path}/socket"):
+        assert ServerConfig(host=host).host == host
+    for host in ("0.0.0.0", "::", "192.168.0.7", "robot.example.org", ""):
+        with pytest.raises(ValueError, match="must be this machine"):
+            ServerConfig(host=host)
+        assert ServerConfig(host=host, allow_any_host=True).host == host

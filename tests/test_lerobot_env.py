@@ -2,6 +2,8 @@
 """The tabletop as LeRobot's environment and robot, the guards, and the plug-in's name."""
 
 import json
+import math
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -230,6 +232,65 @@ def test_a_late_action_is_dropped_and_the_next_in_time_is_sent(monkeypatch):
     assert robot.send_action(action) == action
     now[0] += 9.0  # No observation since: moving back to the start is not an answer to one.
     assert robot.send_action(action) == action
+
+
+WRONG = {
+    "nan": {ACTION_KEYS[2]: math.nan},
+    "infinite": {ACTION_KEYS[0]: -math.inf},
+    "nothing": {ACTION_KEYS[1]: None},
+    "a vector": {ACTION_KEYS[1]: np.zeros(2)},
+    "unknown joint": {"elbow.pos": 0.0},
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "missing joint"])
+@pytest.mark.parametrize("guards", [{}, {"max_relative_target": 0.1}])
+def test_what_is_not_one_finite_number_per_joint_never_reaches_an_arm(wrong, guards, caplog):
+    robot = make_safe(**guards)
+    robot.arm.send_action = lambda action: pytest.fail(f"sent {action}")
+    action = dict.fromkeys(ACTION_KEYS, 0.0) | WRONG.get(wrong, {})
+    if wrong == "missing joint":
+        del action[ACTION_KEYS[0]]
+    assert robot.send_action(action) == {}
+    assert robot.num_refused == 1
+    assert "holds its last goal" in caplog.text
+
+
+def test_a_goal_near_an_unknown_position_is_refused(caplog):
+    robot = make_safe(max_relative_target=0.1)
+    nowhere = robot.get_observation() | {ACTION_KEYS[0]: math.nan}
+    robot.arm.get_observation = lambda: nowhere
+    robot.get_observation()
+    assert robot.send_action(dict.fromkeys(ACTION_KEYS, 0.0)) == {}
+    assert ACTION_KEYS[0] in caplog.text
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_robots_without_hardware_refuse_the_same_actions(wrong, recording, tmp_path):
+    replay = ReplayRobotConfig(dataset_root=recording, log=tmp_path / "actions.jsonl")
+    for config in (TabletopRobotConfig(task=RED, image_size=16), replay):
+        robot = make_robot_from_config(config)
+        robot.connect()
+        with pytest.raises(ValueError, match="one finite number"):
+            robot.send_action(dict.fromkeys(ACTION_KEYS, 0.0) | WRONG[wrong])
+    assert (tmp_path / "actions.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["max_relative_target", "max_latency_s"])
+def test_a_guard_that_could_not_hold_is_refused(name, limit):
+    with pytest.raises(ValueError, match="positive number"):
+        make_safe(**{name: limit})
+
+
+def test_a_range_of_demonstrations_that_is_not_finite_is_refused(recording, tmp_path):
+    (tmp_path / "meta").mkdir()
+    shutil.copy(recording / "meta/info.json", tmp_path / "meta")
+    statistics = json.loads((recording / "meta/stats.json").read_text())
+    statistics["action"]["max"][3] = math.nan
+    (tmp_path / "meta/stats.json").write_text(json.dumps(statistics))
+    with pytest.raises(ValueError, match="must be finite"):
+        make_safe(dataset_root=tmp_path)
 
 
 def test_the_plug_in_keeps_the_name_that_lerobot_searches():

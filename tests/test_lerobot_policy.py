@@ -22,6 +22,7 @@ from lawm_hf import (
     LAWMPolicy,
     LAWMProcessor,
 )
+from lawm_hf.data.images import decode_image
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 
 pytest.importorskip("lerobot")
@@ -30,6 +31,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
 from lawm_hf.lerobot.configuration_lawm import SHARED_KEYS, LawmConfig
+from lawm_hf.lerobot.modeling_lawm import _scaled
 from lawm_hf.models.configuration_lawm import _LEROBOT_KEYS
 
 TASKS = ["go to the red cube", "go to the blue cube"]
@@ -258,4 +260,30 @@ def test_a_missing_camera_or_instruction_is_named():
     batch = training_batch()
     del batch["observation.images.wrist"], batch["task"]
     with pytest.raises(ValueError, match=r"wrist.*task"):
+        policy.select_action(batch)
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (32, 32), (48, 64), (20, 40)])
+def test_pictures_of_any_size_are_scaled_as_the_recipes_scale_them(shape):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    ours = torch.tensor(decode_image(picture, 32, "squash")) / 255
+    theirs = _scaled(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, 32)
+    torch.testing.assert_close(theirs[0], ours, atol=1.5 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_no_robot_gets_an_action_that_is_not_finite(number):
+    policy = new_policy(policy_preset="tabletop", num_layers=1, **SMALL).eval()
+    with torch.no_grad():
+        policy.lawm.action_head.bias[0] = number
+    policy.processor.action_normalizer.scale[0] = number
+    with pytest.raises(ValueError, match="finite"):
+        policy.select_action(training_batch())
+
+
+def test_a_state_that_is_not_finite_is_refused():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, **SMALL).eval()
+    batch = training_batch()
+    batch["observation.state"][0, 1] = np.nan
+    with pytest.raises(ValueError, match="finite"):
         policy.select_action(batch)

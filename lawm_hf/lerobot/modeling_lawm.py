@@ -158,10 +158,20 @@ class LawmPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """Chunk in the robot's units, `(B, N, A)`, float32, on the device of the policy."""
+        """Chunk in the robot's units, `(B, N, A)`, float32, on the device of the policy.
+
+        Raises:
+            ValueError: If a number is not finite: no robot gets it.
+        """
         self.eval()
         chunk = self.lawm.predict_action_chunk(**self.processor(**self._observation(batch)))
-        return self.processor.unnormalize_actions(chunk.float())
+        chunk = self.processor.unnormalize_actions(chunk.float())
+        if not chunk.isfinite().all():
+            raise ValueError(
+                "Actions must be finite, got NaN or infinity from the policy. Take an earlier "
+                "checkpoint, or compute in float32."
+            )
+        return chunk
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
@@ -180,19 +190,15 @@ class LawmPolicy(PreTrainedPolicy):
                 f"This policy needs {[*keys, 'task']}, got no {missing} among {sorted(batch)}. "
                 "Rename with --rename_map, or give --task."
             )
-        views = [_scaled(batch[key], self.lawm.config.image_size, key) for key in keys]
+        views = [_scaled(batch[key], self.lawm.config.image_size) for key in keys]
         observation = {"images": torch.stack(views, 1), "task": list(batch["task"])}
         if self.lawm.config.state_size:
             observation["state"] = batch[OBS_STATE]
         return observation
 
 
-def _scaled(images: Tensor, size: int, name: str) -> Tensor:
-    """`(B, C, H, W)` to squares, filtered as the frames that our loader reads."""
-    if min(images.shape[-2:]) < size:
-        raise ValueError(
-            f"`{name}` must be at least {size} pixels on each side, got {tuple(images.shape[-2:])}."
-        )
+def _scaled(images: Tensor, size: int) -> Tensor:
+    """`(B, C, H, W)` to squares, filtered as the frames that our loader reads, smaller ones too."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -12,6 +12,7 @@ from typing import Any
 from lerobot.robots import RobotConfig
 
 from .robot_tabletop import HardwareFreeRobot
+from .safety import finite_action
 
 _IMAGES = "observation.images."
 
@@ -84,6 +85,7 @@ class ReplayRobot(HardwareFreeRobot):
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
         """Write the action down and go on to the next frame."""
+        action = finite_action(action, self.action_features)
         recorded = self._data[self.frame]["action"].tolist()
         values = [action[key] for key in self.action_features]
         line = {"frame": self.frame, "action": values, "recorded": recorded}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lerobot.robots import Robot, RobotConfig
 
+from .safety import finite_action
+
 if TYPE_CHECKING:
     from ..envs import TabletopEnv
 
@@ -133,16 +135,16 @@ class TabletopRobot(HardwareFreeRobot):
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
         """Advance by one control step; after an episode's last one, set up the next scene."""
         env = self._require_env()
-        if set(action) != set(ACTION_KEYS):
-            raise ValueError(
-                f"An action must have the keys {ACTION_KEYS}, got {sorted(action)}. If this is "
-                "lerobot-rollout returning to the first position: actions are increments here, "
-                "so pass --return_to_initial_position=false."
-            )
+        action = finite_action(
+            action,
+            ACTION_KEYS,
+            "If this is lerobot-rollout returning to the first position: actions are increments "
+            "here, so pass --return_to_initial_position=false.",
+        )
         if self._waiting:
             self._waiting -= 1
             return action
-        vector = np.array([float(action[key]) for key in ACTION_KEYS])
+        vector = np.array([action[key] for key in ACTION_KEYS])
         self._observation, _, is_success, is_late, _ = env.step(vector)
         self._length += 1
         if is_success or is_late:

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three guards for a first run on a real arm, around any robot of LeRobot.
+"""Guards for a first run on a real arm, around any robot of LeRobot.
 
     lerobot-rollout --robot.type=lawm_safe --robot.arm='{type: so101_follower, port: ...}' \
         --robot.dataset_root=DIR --robot.max_relative_target=3 --robot.max_latency_s=0.2 ...
 
 LeRobot 0.6.1 has a speed limit (`max_relative_target`) in most of its own followers, but none for
-plug-in robots, clips to no data, and only warns when its loop is late. This is no emergency stop.
+plug-in robots, clips to no data, sends NaN, and only warns when its loop is late. An action that is
+not one finite number per joint never reaches the arm. This is no emergency stop.
 """
 
 import json
 import logging
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,39 @@ from lerobot.robots.utils import ensure_safe_goal_position
 logger = logging.getLogger(__name__)
 
 
+def finite_action(
+    action: dict[str, Any], keys: Iterable[str], remedy: str = ""
+) -> dict[str, float]:
+    """The action as plain numbers.
+
+    Args:
+        action: From a policy.
+        keys: Names of the robot's joints.
+        remedy: What the caller knows about wrong actions.
+
+    Raises:
+        ValueError: If a joint is missing or unknown, or its goal is not one finite number.
+    """
+    bad = {k: v for k, v in action.items() if not _is_finite(v)}
+    if bad or set(action) != set(keys):
+        raise ValueError(
+            f"An action must be one finite number for each of {sorted(keys)}, got "
+            f"{bad or sorted(action)}. {remedy or 'Check the policy, and the state it is given.'}"
+        )
+    return {key: float(value) for key, value in action.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, RuntimeError):  # None, text, a vector
+        return False
+
+
 @RobotConfig.register_subclass("lawm_safe")
 @dataclass(kw_only=True)
 class SafeArmConfig(RobotConfig):
-    """Configuration of the guards; each is off when None.
+    """Configuration of the guards; each of these is off when None.
 
     Args:
         arm: Configuration of the robot to guard, `type` and all. (A dictionary, because draccus
@@ -43,6 +75,15 @@ class SafeArmConfig(RobotConfig):
     max_relative_target: float | None = None
     max_latency_s: float | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("max_relative_target", "max_latency_s"):
+            value = getattr(self, name)
+            if value is not None and not (_is_finite(value) and value > 0):
+                raise ValueError(
+                    f"`{name}` must be a positive number, got {value}. Leave it out for no limit."
+                )
+
 
 class SafeArm(Robot):
     """Passes everything on to the arm; actions only after the guards."""
@@ -54,7 +95,7 @@ class SafeArm(Robot):
         super().__init__(config)
         self.config = config
         self.arm = make_robot_from_config(draccus.decode(RobotConfig, config.arm))
-        self.num_late = 0
+        self.num_late = self.num_refused = 0
         self._seen_at: float | None = None
         self._present: dict[str, float] = {}
         self._limits = _action_limits(config.dataset_root, list(self.action_features))
@@ -114,12 +155,22 @@ class SafeArm(Robot):
             self.num_late += 1
             logger.warning("Action dropped: it took %.3f s, the limit is %.3f s", latency, limit)
             return {}
-        for key, (low, high) in self._limits.items():
-            action = action | {key: min(max(action[key], low), high)}
-        if self.config.max_relative_target is not None:
-            pairs = {key: (float(goal), self._present[key]) for key, goal in action.items()}
-            action = ensure_safe_goal_position(pairs, float(self.config.max_relative_target))
+        try:
+            action = self._limited(finite_action(action, self.action_features))
+        except ValueError as error:
+            self.num_refused += 1
+            logger.error("Action refused, the arm holds its last goal: %s", error)
+            return {}
         return self.arm.send_action(action)
+
+    def _limited(self, action: dict[str, float]) -> dict[str, float]:
+        for key, (low, high) in self._limits.items():
+            action[key] = min(max(action[key], low), high)
+        if self.config.max_relative_target is None:
+            return action
+        pairs = {key: (goal, self._present.get(key, math.nan)) for key, goal in action.items()}
+        near = ensure_safe_goal_position(pairs, float(self.config.max_relative_target))
+        return finite_action(near, pairs)  # The present position may be NaN, too.
 
 
 def _action_limits(root: Path | None, keys: list[str]) -> dict[str, tuple[float, float]]:
@@ -133,4 +184,11 @@ def _action_limits(root: Path | None, keys: list[str]) -> dict[str, tuple[float,
             "arm. Give the folder that this arm recorded."
         )
     statistics = json.loads((root / "meta/stats.json").read_text())["action"]
-    return dict(zip(keys, zip(statistics["min"], statistics["max"], strict=True), strict=True))
+    limits = dict(zip(keys, zip(statistics["min"], statistics["max"], strict=True), strict=True))
+    wrong = {k: v for k, v in limits.items() if not (all(map(_is_finite, v)) and v[0] <= v[1])}
+    if wrong:
+        raise ValueError(
+            f"The range of the demonstrations' actions must be finite, got {wrong} in "
+            f"{root / 'meta/stats.json'}. Compute its statistics anew."
+        )
+    return limits
