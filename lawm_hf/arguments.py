@@ -22,7 +22,13 @@ from typing import Any
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _BOOLEANS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+}
 # Words that our documents and configurations write where your own value belongs.
 _PLACEHOLDERS = {
     "DIR": "the folder of your own copy",
@@ -239,7 +245,7 @@ def _read(name: str, field: dataclasses.Field, text: str | list[str]) -> Any:
 
 
 def _allows(told: Any, value: Any) -> bool:
-    if isinstance(value, str):
+    if isinstance(value, str | Path):
         return not told["choices"] or value in told["choices"]
     return (
         math.isfinite(value)

@@ -1,63 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `lawm-hf`."""
+"""The command `lawm-hf`: the recipes and the tools, each imported when it is named."""
 
-import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .arguments import CommandArgs, arg, one_screen, run_command
 
-def main() -> None:
-    """Parse the command line and run what it names."""
-    from .data.commands import add_commands
 
-    parser = argparse.ArgumentParser(prog="lawm-hf", description="LAWM on the Hugging Face stack")
-    subparsers = parser.add_subparsers(required=True)
-    add_commands(subparsers)
-    _add_libero(subparsers)
-    _add_doctor(subparsers)
-    args = parser.parse_args()
-    args.run(args)
+@dataclass
+class InspectArgs(CommandArgs):
+    """What a source holds, and a contact sheet."""
+
+    spec: str = arg(..., "scheme:location[,key=value...], see lawm_hf.data.spec", positional=True)
+    sheet: str = arg("contact_sheet.png", "PNG to write")
+
+
+@dataclass
+class ConvertArgs(CommandArgs):
+    """Rewrite a set for training."""
+
+    kind: str = arg(..., "scheme of its spec: ssv2, bridge, lerobot, ...", positional=True)
+    src: str = arg(..., "location[,key=value...] as in a spec", positional=True)
+    out: Path = arg(..., "folder to write")
+    format: str | None = arg(
+        None, "by default shards for videos, else lerobot", choices=("shards", "lerobot")
+    )
+    image_size: int | None = arg(None, "re-encode to squares of this (even) side", min=2)
+    resize: str = arg("squash", "how they become squares", choices=("squash", "crop"))
+    clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
+    num_workers: int = arg(os.cpu_count() or 1, "processes; 0: this one", min=0)
+    push_to: str = arg("", "USER/NAME on the Hub: upload as a private data set")
+    public: bool = arg(False, "with push_to: not private")
+
+
+@dataclass
+class RecordArgs(CommandArgs):
+    """Demonstrations of LIBERO's scripted expert, as a LeRobot dataset; resumable."""
+
+    out: Path = arg(..., "folder of the dataset")
+    suite: str = arg("libero_object", "the expert knows libero_object")
+    tasks: list[int] = arg([0, 1], "tasks of the suite", min=0)
+    episodes: int = arg(25, "successes of each task", min=1)
+    first_init_state: int = arg(20, "those below stay unseen for evaluation", min=0)
+    image_size: int = arg(128, "side of the pictures, in pixels", min=8)
+    noise: float = arg(0.2, "on executed actions, at most", min=0)
+    fast_rendering: bool = arg(False, "thinner meshes: evaluate with them, too")
+
+
+@dataclass
+class DoctorArgs(CommandArgs):
+    """Check the LIBERO set-up, and a policy for it."""
+
+    policy: str | None = arg(None, "folder or Hub repository of a finetuned policy")
+    fast_rendering: bool = arg(False, "as in record and evaluate")
 
 
 # The simulators are optional: what they need is imported when a command runs.
 
 
-def _add_libero(subparsers: Any) -> None:
-    libero = subparsers.add_parser("libero", help="the LIBERO simulator")
-    record = libero.add_subparsers(required=True).add_parser(
-        "record", help="demonstrations of the scripted expert, as a LeRobot dataset; resumable"
-    )
-    record.add_argument("--out", type=Path, required=True, help="folder of the dataset")
-    record.add_argument("--suite", default="libero_object", help="the expert knows libero_object")
-    record.add_argument("--tasks", type=int, nargs="+", default=[0, 1])
-    record.add_argument("--episodes", type=int, default=25, help="successes of each task")
-    record.add_argument(
-        "--first_init_state", type=int, default=20, help="those below stay unseen for evaluation"
-    )
-    record.add_argument("--image_size", type=int, default=128)
-    record.add_argument("--noise", type=float, default=0.2, help="on executed actions, at most")
-    record.add_argument(
-        "--fast_rendering", action="store_true", help="thinner meshes: evaluate with them, too"
-    )
-    record.set_defaults(run=_run_record)
-
-
-def _run_record(args: argparse.Namespace) -> None:
+def _record(args: RecordArgs) -> None:
     from .envs.libero.recorder import record_libero
 
-    options = {key: value for key, value in vars(args).items() if key not in ("run", "out")}
+    options = asdict(args)
+    del options["import_"], options["out"]
     record_libero(args.out, **options)
     print(f"Wrote {args.out}.")  # noqa: T201
 
 
-def _add_doctor(subparsers: Any) -> None:
-    doctor = subparsers.add_parser("doctor", help="check the LIBERO set-up, and a policy for it")
-    doctor.add_argument("--policy", help="folder or Hub repository of a finetuned policy")
-    doctor.add_argument("--fast_rendering", action="store_true", help="as in record and evaluate")
-    doctor.set_defaults(run=_run_doctor)
-
-
-def _run_doctor(args: argparse.Namespace) -> None:
+def _doctor(args: DoctorArgs) -> None:
     try:
         from .evaluation.libero_doctor import run_doctor
     except ModuleNotFoundError as error:
@@ -65,6 +81,64 @@ def _run_doctor(args: argparse.Namespace) -> None:
         print(f"FAIL  installation: {error}. {remedy}")  # noqa: T201
         raise SystemExit(1) from error
     raise SystemExit(run_doctor(args.policy, args.fast_rendering))
+
+
+def _inspect(args: InspectArgs) -> None:
+    from .data.commands import run_inspect
+
+    run_inspect(args)
+
+
+def _convert(args: ConvertArgs) -> None:
+    from .data.commands import run_convert
+
+    run_convert(args)
+
+
+_RECIPES = {
+    "pretrain": "latent-action pretraining on video",
+    "finetune": "train a policy on demonstrations",
+    "evaluate": "success rate in simulation",
+    "analyze": "what latent actions have learned",
+    "experiment": "a grid of the three, with its report",
+}
+_COMMANDS: dict[str, tuple[Callable[[Any], None], type[CommandArgs]]] = {
+    "data inspect": (_inspect, InspectArgs),
+    "convert": (_convert, ConvertArgs),
+    "libero record": (_record, RecordArgs),
+    "doctor": (_doctor, DoctorArgs),
+}
+
+
+def main() -> None:
+    """Run what the command line names."""
+    argv = sys.argv[1:]
+    names = [*_RECIPES, *_COMMANDS]
+    name = next((n for n in names if argv[: len(n.split())] == n.split()), "")
+    if not name:
+        _help(argv, names)
+    rest = argv[len(name.split()) :]
+    sys.argv = [f"lawm-hf {name}", *rest]  # What usage lines show.
+    if name in _COMMANDS:
+        return run_command(*_COMMANDS[name], rest)
+    with one_screen([*rest]):  # A missing package, too.
+        recipe = importlib.import_module(f"{__package__}.recipes.{name}")
+    return run_command(recipe.main, getattr(recipe, f"{name.capitalize()}Args"), rest)
+
+
+def _help(argv: list[str], names: list[str]) -> None:
+    about = _RECIPES | {name: cls.__doc__ or "" for name, (_, cls) in _COMMANDS.items()}
+    lines = [f"  {name:<15}{about[name]}" for name in names]
+    told = ["usage: lawm-hf COMMAND [config.yaml] [--flag value ...]", "", *lines, ""]
+    told.append("`lawm-hf COMMAND --help` lists its flags.")
+    if not argv or argv[0] in ("-h", "--help") or argv[-1] in ("-h", "--help"):
+        print("\n".join(told))  # noqa: T201
+        raise SystemExit(0 if argv else 2)
+    close = difflib.get_close_matches(" ".join(argv[:2]), names, n=1)
+    close = close or difflib.get_close_matches(argv[0], names, n=1)
+    hint = f"Did you mean `{close[0]}`?" if close else f"There are: {', '.join(names)}."
+    print(f"error: no command {' '.join(argv[:2])!r}. {hint}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

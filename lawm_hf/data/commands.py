@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf data inspect SPEC` and `lawm-hf convert KIND SRC --out DIR`."""
 
-import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +17,7 @@ on. Keep copies private. Weights trained on it should say so."""
 _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 
 
-def add_commands(subparsers: Any) -> None:
-    """Add `data` and `convert` to the parser of `lawm-hf`; each sets `run`."""
-    data = subparsers.add_parser("data", help="look at data").add_subparsers(required=True)
-    inspect = data.add_parser("inspect", help="what a source holds, and a contact sheet")
-    inspect.add_argument("spec", help="scheme:location[,key=value...], see lawm_hf.data.spec")
-    inspect.add_argument("--sheet", default="contact_sheet.png", help="PNG to write")
-    inspect.set_defaults(run=run_inspect)
-
-    convert = subparsers.add_parser("convert", help="rewrite a set for training")
-    convert.add_argument("kind", choices=("ssv2", "bridge", "libero", "folder", "wds", "lerobot"))
-    convert.add_argument("src", help="location[,key=value...] as in a spec")
-    convert.add_argument("--out", type=Path, required=True)
-    convert.add_argument(
-        "--format", choices=("shards", "lerobot"), help="default: shards for videos, else lerobot"
-    )
-    convert.add_argument("--image_size", type=int, help="re-encode to squares of this (even) side")
-    convert.add_argument("--resize", choices=("squash", "crop"), default="squash")
-    convert.add_argument("--clips_per_part", type=int, help="clips in a shard or mp4")
-    convert.add_argument("--num_workers", type=int, default=os.cpu_count() or 1)
-    convert.add_argument("--push-to", metavar="USER/NAME", help="upload as a private data set")
-    convert.add_argument("--public", action="store_true", help="with --push-to: not private")
-    convert.set_defaults(run=run_convert)
-
-
-def run_inspect(args: argparse.Namespace) -> None:
+def run_inspect(args: Any) -> None:
     """Print what the source holds, and write the contact sheet."""
     source = open_source(args.spec)
     for name, value in describe(source).items():
@@ -86,7 +60,7 @@ def contact_sheet(source: Source) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def run_convert(args: argparse.Namespace) -> None:
+def run_convert(args: Any) -> None:
     """Convert, say what was left out, and upload if asked."""
     source = open_source(f"{args.kind}:{args.src}")
     kind = args.format or ("shards" if args.kind in ("ssv2", "folder", "wds") else "lerobot")
