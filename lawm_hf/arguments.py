@@ -47,6 +47,7 @@ def arg(
     max: float | None = None,
     choices: Iterable[str] | None = None,
     positional: bool = False,
+    is_json: bool = False,
 ) -> Any:
     """A field of a command's dataclass.
 
@@ -58,9 +59,10 @@ def arg(
         max: Greatest value.
         choices: All texts that are allowed.
         positional: Given by place, not by `--name`.
+        is_json: A JSON mapping; in YAML files a mapping.
     """
     told = {"min": min, "above": above, "max": max, "choices": choices and tuple(choices)}
-    metadata = {"help": help, "positional": positional, **told}
+    metadata = {"help": help, "positional": positional, "is_json": is_json, **told}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -238,7 +240,9 @@ def _read(name: str, field: dataclasses.Field, text: str | list[str]) -> Any:
         value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
         value = None
-    if value is not None and _allows(told, value):
+    if told["is_json"]:
+        parse_json_options(text, name)
+    if value is not None and (_allows(told, value) or value == _default(field)):
         return value
     hint = _suggestion(text, told["choices"]) if told["choices"] else ""
     raise ValueError(f"`{name}` must be {rule}, got {text!r}.{hint}")

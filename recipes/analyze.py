@@ -38,7 +38,7 @@ class AnalyzeArgs(CommandArgs):
     pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
     source: str = arg("auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop")
     output_dir: str = arg("outputs/analyze", "where tables and pictures go")
-    seed: int = arg(0, "seed of swaps, permutations and the untrained policy")
+    seed: int = arg(0, "seed of swaps, permutations and the untrained policy", min=0)
 
 
 def main(args: AnalyzeArgs) -> None:

@@ -37,21 +37,23 @@ class EvaluateArgs(CommandArgs):
     output_dir: str = arg("outputs/evaluate", "where results go")
     env: str = arg("tabletop", "tabletop or libero")
     suite: str = arg("", "reach (default), place2, place4; or libero_object (default) and so on")
-    episodes: int = arg(200, "tabletop: episodes, one initial state each")
-    first_seed: int = arg(0, "tabletop: first initial state; recorded data start at 100000")
-    tasks: list[int] = arg([], "LIBERO: tasks of the suite; all by default")
-    trials: int = arg(10, "LIBERO: initial states of each task; there are 50")
-    first_init_state: int = arg(0, "LIBERO: the first of them")
+    episodes: int = arg(200, "tabletop: episodes, one initial state each", min=1)
+    first_seed: int = arg(0, "tabletop: first initial state; recorded data start at 100000", min=0)
+    tasks: list[int] = arg([], "LIBERO: tasks of the suite; all by default", min=0)
+    trials: int = arg(10, "LIBERO: initial states of each task; there are 50", min=1)
+    first_init_state: int = arg(0, "LIBERO: the first of them", min=0)
     seeds: list[int] = arg(
-        [0], "LIBERO: each trial once with each; noise of a policy that has some"
+        [0], "LIBERO: each trial once with each; noise of a policy that has some", min=0
     )
-    image_size: int = arg(128, "LIBERO: size to render, that of the training data")
+    image_size: int = arg(128, "LIBERO: size to render, that of the training data", min=8)
     fast_rendering: bool = arg(False, "LIBERO: thinner meshes; only if the data had them")
     views: list[str] = arg([], "cameras, in the order of training; all by default")
-    aggregation: str = arg("none", "uniform, exponential or none: of overlapping chunks")
-    n_action_steps: int = arg(1, "steps between two calls of the policy")
-    lockstep: int = arg(50, "tabletop: episodes played at once")
-    videos: int = arg(0, "videos of failures to write")
+    aggregation: str = arg(
+        "none", "of overlapping chunks", choices=("none", "uniform", "exponential")
+    )
+    n_action_steps: int = arg(1, "steps between two calls of the policy", min=1)
+    lockstep: int = arg(50, "tabletop: episodes played at once", min=1)
+    videos: int = arg(0, "videos of failures to write", min=0)
     resume: bool = arg(False, "keep the episodes in output_dir and play the missing ones")
 
 

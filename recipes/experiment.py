@@ -58,17 +58,27 @@ class ExperimentArgs(CommandArgs):
     title: str = arg("Experiment", "heading of the report")
     output_dir: str = arg("outputs/experiment", "where table, figures and report go")
     stages_dir: str = arg("outputs/stages", "where the runs go; plans share them")
-    policies: str = arg('{"baku": {}}', "JSON: name -> flags: model, pretrain, finetune")
-    pretraining: str = arg('{"scratch": {}}', "JSON: name -> flags of pretrain.py; none: scratch")
-    benchmarks: str = arg('{"tabletop": {}}', "JSON: name -> flags: finetune, evaluate")
-    pretrain: str = arg("{}", "JSON: flags of all pretraining")
-    finetune: str = arg("{}", "JSON: flags of all finetuning; {demos}, {seed} in `source`")
-    evaluate: str = arg("{}", "JSON: flags of all evaluation")
-    demonstrations: list[int] = arg([25, 50], "demonstration counts; 0: all")
-    seeds: list[int] = arg([0, 1, 2], "seeds; pretraining and finetuning share them")
+    policies: str = arg(
+        '{"baku": {}}', "JSON: name -> flags: model, pretrain, finetune", is_json=True
+    )
+    pretraining: str = arg(
+        '{"scratch": {}}', "JSON: name -> flags of pretrain.py; none: scratch", is_json=True
+    )
+    benchmarks: str = arg(
+        '{"tabletop": {}}', "JSON: name -> flags: finetune, evaluate", is_json=True
+    )
+    pretrain: str = arg("{}", "JSON: flags of all pretraining", is_json=True)
+    finetune: str = arg(
+        "{}", "JSON: flags of all finetuning; {demos}, {seed} in `source`", is_json=True
+    )
+    evaluate: str = arg("{}", "JSON: flags of all evaluation", is_json=True)
+    demonstrations: list[int] = arg([25, 50], "demonstration counts; 0: all", min=0)
+    seeds: list[int] = arg([0, 1, 2], "seeds; pretraining and finetuning share them", min=0)
     reference: str = arg("scratch", "pretraining that the others are compared with")
-    published: str = arg("{}", "JSON: group -> {name: [success rate, episodes]}, reference first")
-    jobs: int = arg(2, "processes at a time, one thread each")
+    published: str = arg(
+        "{}", "JSON: group -> {name: [success rate, episodes]}, reference first", is_json=True
+    )
+    jobs: int = arg(2, "processes at a time, one thread each", min=1)
     shard: str = arg("0/1", "i/n: the share of machine i (from 0) of n")
     dry_run: bool = arg(False, "say what would run, its shapes and its cost; run nothing")
     report_only: bool = arg(False, "run nothing; report on what is done and on the shards' tables")

@@ -48,7 +48,9 @@ class FinetuneArgs(TrainingArgs):
     )
     pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
     keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
-    transfer: str = arg("all", "what is taken from it: all, vision (only), or trunk (all but that)")
+    transfer: str = arg(
+        "all", "what is taken from it; trunk: all but vision", choices=("all", "vision", "trunk")
+    )
     # Its frames are smaller than the views unless that run had --frame_size 64, and objects with
     # them: the convolutions then start for another scale.
     vision_from: str = arg(
@@ -57,23 +59,33 @@ class FinetuneArgs(TrainingArgs):
     freeze_vision: bool = arg(False, "do not train the vision encoder")
     policy_type: str = arg("baku", "from scratch: baku, diffusion or lerobot:act")
     policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
-    policy_config: str = arg("", "from scratch: JSON overrides of the policy's configuration")
+    policy_config: str = arg(
+        "", "from scratch: JSON overrides of the policy's configuration", is_json=True
+    )
     text_encoder: str = arg("hashing", "from scratch: hashing, or a transformers text model id")
     views: list[str] = arg([], "cameras, the main one first; all by default")
-    resize: str = arg("squash", "squash (as the authors) or crop")
-    focus_steps: int = arg(0, "first updates that draw only the first frames of each episode")
-    focus_max_start: int = arg(6, "last of these frames")
+    resize: str = arg(
+        "squash", "how frames become squares; the authors squash", choices=("squash", "crop")
+    )
+    focus_steps: int = arg(
+        0, "first updates that draw only the first frames of each episode", min=0
+    )
+    focus_max_start: int = arg(6, "last of these frames", min=0)
     augment: bool = arg(True, "random shift and colour jitter")
-    ema_decay: float = arg(0.0, "highest decay of averaged weights, which are then saved; 0: off")
-    steps: int = arg(500, "updates of the optimiser")
+    ema_decay: float = arg(
+        0.0, "highest decay of averaged weights, which are then saved; 0: off", min=0, max=1
+    )
+    steps: int = arg(500, "updates of the optimiser", min=1)
     learning_rate: float | None = arg(
-        None, "peak learning rate of the policy; by default 1e-3, pretrained 5e-4"
+        None, "peak learning rate of the policy; by default 1e-3, pretrained 5e-4", above=0
     )
     vision_learning_rate: float | None = arg(
-        None, "peak learning rate of its vision encoder; by default 3e-3, pretrained 3e-4"
+        None, "peak learning rate of its vision encoder; by default 3e-3, pretrained 3e-4", above=0
     )
-    weight_decay: float = arg(1e-4, "AdamW weight decay on matrices (not on biases and norms)")
-    max_grad_norm: float = arg(1.0, "clip the gradient to this norm")
+    weight_decay: float = arg(
+        1e-4, "AdamW weight decay on matrices (not on biases and norms)", min=0
+    )
+    max_grad_norm: float = arg(1.0, "clip the gradient to this norm", above=0)
 
 
 def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMProcessor]:

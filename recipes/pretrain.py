@@ -40,34 +40,53 @@ class PretrainArgs(TrainingArgs):
     """Arguments of `recipes/pretrain.py`."""
 
     output_dir: str = arg("outputs/pretrain", "where checkpoints, logs and results go")
-    steps: int = arg(400, "updates of the optimiser")
-    batch_size: int = arg(48, "windows per process and micro-batch")
-    learning_rate: float = arg(3e-4, "peak learning rate of the policy")
-    vision_learning_rate: float = arg(1e-3, "peak learning rate of the policy's vision encoder")
+    steps: int = arg(400, "updates of the optimiser", min=1)
+    batch_size: int = arg(48, "windows per process and micro-batch", min=1)
+    learning_rate: float = arg(3e-4, "peak learning rate of the policy", above=0)
+    vision_learning_rate: float = arg(
+        1e-3, "peak learning rate of the policy's vision encoder", above=0
+    )
     sources: list[str] = arg(
         ["tabletop:reach,episodes=4000,actions=false,views=front"],
         "video sources (lawm_hf.data.spec)",
     )
-    weights: list[float] = arg([], "probability of each source per sample; equal by default")
-    objective: str = arg("latent", "latent, or supervised: train on the sources' true actions")
+    weights: list[float] = arg([], "probability of each source per sample; equal by default", min=0)
+    objective: str = arg(
+        "latent", "supervised: train on the sources' true actions", choices=("latent", "supervised")
+    )
     policy_type: str = arg("baku", "baku, diffusion or lerobot:act")
     policy_preset: str = arg("tabletop", "tabletop, or default: the paper's sizes")
-    policy_config: str = arg("", "JSON overrides of the policy's configuration")
+    policy_config: str = arg("", "JSON overrides of the policy's configuration", is_json=True)
     world_model_preset: str = arg("tiny", "tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
-    world_model_config: str = arg("", "JSON overrides of the world model's configuration")
+    world_model_config: str = arg(
+        "", "JSON overrides of the world model's configuration", is_json=True
+    )
     text_encoder: str = arg("hashing", "hashing, or a transformers text model id")
-    chunk_size: int = arg(10, "latent actions per window")
-    image_size: int = arg(64, "side of the policy's views, in pixels")
-    frame_size: int = arg(32, "side of the world model's frames, in pixels")
-    frame_interval_s: float = arg(0.0, "seconds between frames; 0 takes them as stored")
-    resize: str = arg("squash", "squash (as the authors) or crop")
-    max_start: int = arg(3, "last frame of an episode where a window starts; -1 for any")
-    world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model")
-    world_model_max_grad_norm: float = arg(100.0, "clip the world model's gradient to this norm")
+    chunk_size: int = arg(10, "latent actions per window", min=1)
+    image_size: int = arg(64, "side of the policy's views, in pixels", min=8)
+    frame_size: int = arg(32, "side of the world model's frames, in pixels", min=8)
+    frame_interval_s: float = arg(0.0, "seconds between frames; 0 takes them as stored", min=0)
+    resize: str = arg(
+        "squash", "how frames become squares; the authors squash", choices=("squash", "crop")
+    )
+    max_start: int = arg(3, "last frame of an episode where a window starts; -1 for any", min=-1)
+    world_model_learning_rate: float = arg(1e-3, "peak learning rate of the world model", above=0)
+    world_model_max_grad_norm: float = arg(
+        100.0, "clip the world model's gradient to this norm", above=0
+    )
     shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
     cut_gradient: bool = arg(False, "control: no gradient from world model to policy, as released")
-    report_every: int = arg(200, "updates between two pictures of imagined frames; 0: at the end")
+    report_every: int = arg(
+        200, "updates between two pictures of imagined frames; 0: at the end", min=0
+    )
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
+
+    def __post_init__(self):
+        if self.weights and (len(self.weights) != len(self.sources) or not any(self.weights)):
+            raise ValueError(
+                f"`weights` must be one number for each of the {len(self.sources)} sources, not "
+                f"all zero, got {self.weights}. Leave them out for equal shares."
+            )
 
 
 def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:

@@ -27,7 +27,7 @@ def refusal(argv, monkeypatch, capsys) -> str:
 
 
 def test_the_help_of_the_command_imports_nothing_heavy():
-    code = "import sys; from lawm_hf import cli; sys.argv = ['lawm-hf', '--help']\ntry: cli.main()\n"
+    code = "import sys; from lawm_hf import cli; sys.argv = ['', '--help']\ntry: cli.main()\n"
     code += "finally: print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pretrain" in done.stdout
@@ -99,8 +99,6 @@ def test_a_wrong_use_of_the_tools_is_one_screen(argv, words, monkeypatch, capsys
         ("pretrain --mixed_precision fp8", "bf16"),
         ("pretrain --resize stretch", "squash"),
         ("pretrain --objective latents", "Did you mean `latent`?"),
-        ("pretrain --policy_preset tabeltop", "Did you mean `tabletop`?"),
-        ("pretrain --world_model_preset huge", "100m"),
         ("pretrain --policy_config [1]", "JSON mapping"),
         ("pretrain --world_model_config {", "JSON mapping"),
         ("pretrain --report_to tensorbord", "tensorboard"),
@@ -129,8 +127,6 @@ def test_a_wrong_use_of_the_tools_is_one_screen(argv, words, monkeypatch, capsys
         ("experiment PLAN.yaml", "does not exist"),
         ("experiment --jobs 0", "at least 1"),
         ("experiment --demonstrations -5", "at least 0"),
-        ("experiment --shard 4/4", "shard"),
-        ("experiment --shard x", "shard"),
         ("experiment --policies [1]", "JSON mapping"),
     ],
 )

@@ -18,26 +18,32 @@ class TrainingArgs(CommandArgs):
     """Arguments that pretraining and finetuning have in common."""
 
     output_dir: str = arg("outputs", "where checkpoints, logs and results go")
-    seed: int = arg(0, "seed of initialisation, data order and sampling")
-    steps: int = arg(1000, "updates of the optimiser")
-    batch_size: int = arg(64, "windows per process and micro-batch")
-    gradient_accumulation_steps: int = arg(1, "micro-batches per update")
-    learning_rate: float = arg(1e-3, "peak learning rate of the policy")
-    vision_learning_rate: float = arg(3e-3, "peak learning rate of the policy's vision encoder")
-    weight_decay: float = arg(1e-6, "AdamW weight decay on matrices (not on biases and norms)")
-    warmup_steps: int = arg(50, "updates of linear warm-up")
-    min_lr_ratio: float = arg(
-        0.02, "learning rate at the end of the cosine, as a share of the peak"
+    seed: int = arg(0, "seed of initialisation, data order and sampling", min=0)
+    steps: int = arg(1000, "updates of the optimiser", min=1)
+    batch_size: int = arg(64, "windows per process and micro-batch", min=1)
+    gradient_accumulation_steps: int = arg(1, "micro-batches per update", min=1)
+    learning_rate: float = arg(1e-3, "peak learning rate of the policy", above=0)
+    vision_learning_rate: float = arg(
+        3e-3, "peak learning rate of the policy's vision encoder", above=0
     )
-    max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm")
-    mixed_precision: str = arg("no", "no or bf16")
+    weight_decay: float = arg(
+        1e-6, "AdamW weight decay on matrices (not on biases and norms)", min=0
+    )
+    warmup_steps: int = arg(50, "updates of linear warm-up", min=0)
+    min_lr_ratio: float = arg(
+        0.02, "learning rate at the end of the cosine, as a share of the peak", min=0, max=1
+    )
+    max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm", above=0)
+    mixed_precision: str = arg(
+        "no", "precision of the forward pass", choices=("no", "bf16", "fp16")
+    )
     compile: bool = arg(False, "torch.compile the model")
-    num_workers: int = arg(0, "data loading processes; 0 loads in the main one")
-    log_every: int = arg(20, "updates between log lines")
-    save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last")
+    num_workers: int = arg(0, "data loading processes; 0 loads in the main one", min=0)
+    log_every: int = arg(20, "updates between log lines", min=1)
+    save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last", min=0)
     resume: bool = arg(False, "go on from the newest checkpoint in output_dir")
     overwrite: bool = arg(False, "begin anew in an output_dir that holds a run")
-    report_to: list[str] = arg([], "trackers: tensorboard, wandb, trackio")
+    report_to: list[str] = arg([], "trackers", choices=("tensorboard", "wandb", "trackio"))
     push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
 
 
