@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from pretrain import PretrainArgs, build_model
 
 from lawm_hf.arguments import CommandArgs, arg, parse_args, run_command
 from lawm_hf.hub.card import build_card
+from lawm_hf.recipes.pretrain import PretrainArgs, build_model
 
 CONFIGS = Path(__file__).parent / "configs"
 PLANNED = {

@@ -10,12 +10,10 @@ Every stage is a process of its own, done once, and skipped when its result is t
 repeat at will. Writes `episodes.parquet`, a row per episode, and from it `report.md` with figures.
 """
 
-import importlib.util
+import importlib
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
@@ -42,6 +40,7 @@ from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables
 from lawm_hf.models import LawmForPretraining
+from lawm_hf.recipes.pretrain import build_model
 from lawm_hf.training import new_policy
 
 RECIPES = Path(__file__).parent
@@ -99,33 +98,19 @@ def read_plan(args: ExperimentArgs) -> Plan:
     )
 
 
-def recipe_module(name: str) -> ModuleType:
-    """The recipe of that name. Not `import`: one is called like the package `evaluate`."""
-    name = f"recipe_{name}"
-    if name not in sys.modules:
-        path = RECIPES / f"{name.removeprefix('recipe_')}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 def stage_args(stage: Stage) -> Any:
     """The arguments of a stage as its recipe will see them; ends the program if one is wrong."""
-    arguments_class = getattr(recipe_module(stage.recipe), f"{stage.recipe.capitalize()}Args")
-    return parse_args(arguments_class, stage.arguments())
+    module = importlib.import_module(f"lawm_hf.recipes.{stage.recipe}")
+    return parse_args(getattr(module, f"{stage.recipe.capitalize()}Args"), stage.arguments())
 
 
 def stage_cost(stage: Stage) -> TrainingCost:
     """Build the true models of a training stage, run one small batch of noise, and count."""
     args = stage_args(stage)
-    build = recipe_module("pretrain").build_model
     if stage.recipe == "pretrain":
-        model, _ = build(args)
+        model, _ = build_model(args)
     elif stage.needs:  # Its policy, without a world model.
-        model, _ = build(replace(stage_args(stage.needs), objective="supervised"))
+        model, _ = build_model(replace(stage_args(stage.needs), objective="supervised"))
     else:
         options = parse_json_options(args.policy_config, "policy_config")
         model = new_policy(args.policy_type, args.policy_preset, **options)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from accelerate import Accelerator
 from huggingface_hub import ModelCard
-from test_recipes import FINETUNE, RECIPES, finetune, pretrain, recipe
+from test_recipes import FINETUNE, finetune, pretrain, recipe
 
 from lawm_hf import LAWMPolicy, run_record
 from lawm_hf.evaluation.results import EpisodeResult, summarize
@@ -209,8 +209,7 @@ def test_energy_is_an_estimate_with_its_assumption_or_nothing(monkeypatch):
     assert energy(gpus | {"gpu_power_limit_w": None}, 3600, 1)["kwh"] is None
 
 
-def test_the_committed_cards_are_those_of_the_configurations(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(RECIPES)
+def test_the_committed_cards_are_those_of_the_configurations(tmp_path):
     cards = recipe("cards")
     cards.main(cards.CardsArgs(output_dir=str(tmp_path)))
     for path in tmp_path.glob("*.md"):

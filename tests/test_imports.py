@@ -24,10 +24,10 @@ LAYERS = {
     "envs": {"writing"},
     "writing": set(),
     "training": {"models", "arguments", "hub"},
-    "evaluation": {"models", "data", "envs", "metrics"},
+    "evaluation": {"models", "data", "envs", "metrics", "writing"},
     "hub": {"models"},
     "analysis": {"models", "data", "metrics"},
-    "experiments": {"models", "analysis", "evaluation"},
+    "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
     "lerobot": {"models", "envs", "data", "evaluation", "training"},
 }

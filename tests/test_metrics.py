@@ -16,7 +16,6 @@ from lawm_hf.evaluation.results import EpisodeResult, summarize
 from lawm_hf.metrics.latent_cca.cca import held_out_cca
 
 FOLDER = Path(metrics.__file__).parent
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def clips(seed: int, mixing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,15 +83,15 @@ def test_an_unknown_metric_is_named():
         metrics.load("sucess_rate")
 
 
-def test_our_recipe_of_that_name_does_not_hide_the_library():
+def test_our_own_code_counts_without_the_library():
     code = (
-        f"import sys; sys.path.insert(0, {str(RECIPES)!r}); from lawm_hf import metrics; "
-        "print(metrics.load('success_rate').compute(predictions=[True])['episodes'], sys.path[0])"
+        "import sys; sys.modules['evaluate'] = None; "
+        "from lawm_hf.metrics import success_rates; print(success_rates([True])['episodes'])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert output.split() == ["1", str(RECIPES)]
+    assert output.split() == ["1"]
 
 
 @pytest.mark.parametrize("name", ["success_rate", "latent_cca"])
@@ -104,17 +103,3 @@ def test_a_metric_is_a_space_that_evaluate_can_load(name):
     assert {"evaluate", "metric"} <= set(header["tags"])
     assert (FOLDER / name / header["app_file"]).is_file()
     assert (FOLDER / name / "requirements.txt").is_file()
-
-
-def test_a_metric_is_pushed_as_a_space_of_its_own_name(monkeypatch):
-    calls = {}
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.create_repo", lambda self, *a, **k: calls.update(create=(a, k))
-    )
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.upload_folder", lambda self, **k: calls.update(upload=k)
-    )
-    metrics.push_metric("success_rate", "me")
-    assert calls["create"][0] == ("me/success_rate",)
-    assert calls["create"][1]["repo_type"] == calls["upload"]["repo_type"] == "space"
-    assert Path(calls["upload"]["folder_path"], "success_rate.py").is_file()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipes, by running them: results, exact resume, and errors a user would meet."""
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -34,11 +35,7 @@ DEMONSTRATIONS = "tabletop:reach,episodes=16,seed=200000,num_workers=1"
 
 
 def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"lawm_hf.recipes.{name}")
 
 
 FINETUNE = {"source": DEMONSTRATIONS, "batch_size": 4, "steps": 2, "warmup_steps": 1}
@@ -56,9 +53,9 @@ def run(name: str, folder: Path, interrupt_at: int | None = None, **options):
         if step == interrupt_at:
             raise KeyboardInterrupt
 
-    module.save_checkpoint = save_then_interrupt
     arguments = {"pretrain": "PretrainArgs", "finetune": "FinetuneArgs"}[name]
-    module.main(getattr(module, arguments)(output_dir=str(folder), **options))
+    with mock.patch.object(module, "save_checkpoint", save_then_interrupt):
+        module.main(getattr(module, arguments)(output_dir=str(folder), **options))
 
 
 def pretrain(folder: Path, **options):

@@ -12,7 +12,6 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from lawm_hf.envs import SUITES, ScriptedExpert, Tabletop, TabletopEnv  # noqa: E402
-from lawm_hf.envs.tabletop.render import render_gl  # noqa: E402
 from lawm_hf.envs.tabletop.scene import ATTACHED_GROUP, CUBE_HALF_SIZE, MOVING_GROUP, STATIC_GROUP  # noqa: E402
 from lawm_hf.envs.tabletop.simulation import STEP_SIZE, VIEWS  # noqa: E402
 
@@ -289,13 +288,3 @@ def test_bad_input_is_told_apart():
         world.reset(0, 4)
     with pytest.raises(ValueError, match="`view` must be one of front, wrist"):
         world.render("side")
-
-
-def test_without_opengl_the_gl_picture_says_what_to_do(monkeypatch):
-    def fail(*args):
-        raise AttributeError("no GLContext")
-
-    monkeypatch.setattr(mujoco, "Renderer", fail)
-    world = Tabletop("reach")
-    with pytest.raises(RuntimeError, match="MUJOCO_GL=egl"):
-        render_gl(world.model, world.data)

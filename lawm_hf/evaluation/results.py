@@ -11,8 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from .. import metrics
-from ..metrics.success_rate.wilson import wilson_interval as wilson_interval
+from ..metrics import success_rates
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ class EpisodeResult:
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Success rate with its 95 % interval, overall and by task: the metric `success_rate`."""
-    summary: Any = metrics.load("success_rate").compute(
-        predictions=[r.is_success for r in results], tasks=[r.task for r in results]
-    )
+    summary = success_rates([r.is_success for r in results], [r.task for r in results])
     mean_length = float(np.mean([r.length for r in results])) if results else 0.0
     return summary | {"mean_length": mean_length}
 

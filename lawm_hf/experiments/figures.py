@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..analysis.figures import new_figure
-from ..evaluation.results import wilson_interval
+from ..metrics import wilson_interval
 
 
 def draw_curves(table: pd.DataFrame, path: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..evaluation.results import wilson_interval
+from ..metrics import wilson_interval
 from .figures import draw_cells, draw_curves
 from .statistics import (
     Comparison,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..evaluation.results import wilson_interval
+from ..metrics import wilson_interval
 
 Table = pd.DataFrame
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from .scene import (
     ATTACHED_GROUP,
-    HIDDEN_GROUP,
     LOOKS,
     MOVING_GROUP,
     STATIC_GROUP,
@@ -188,27 +187,3 @@ def _dot3(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def _to_bytes(color: np.ndarray) -> np.ndarray:
     return (np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def render_gl(
-    model: mujoco.MjModel, data: mujoco.MjData, camera: str = "front", size: int = 512
-) -> np.ndarray:
-    """A picture with OpenGL's shadows, uint8 `(size, size, 3)`: for documents, never for data.
-
-    Raises:
-        RuntimeError: When there is no OpenGL on this machine.
-    """
-    options = mujoco.MjvOption()
-    options.geomgroup[:] = [group != HIDDEN_GROUP for group in range(6)]
-    try:
-        renderer = mujoco.Renderer(model, size, size)
-    except Exception as error:  # mujoco raises a different type for each missing piece.
-        raise RuntimeError(
-            "`render_gl` needs OpenGL, which could not be started here. Install libegl1 and set "
-            "MUJOCO_GL=egl, or use `RayRenderer`, which needs nothing."
-        ) from error
-    try:
-        renderer.update_scene(data, camera, options)
-        return renderer.render()
-    finally:
-        renderer.close()

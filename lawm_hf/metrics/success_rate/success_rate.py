@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .wilson import wilson_interval
+from .wilson import success_rates
 
 _DESCRIPTION = "Share of successful episodes with its 95 % Wilson interval, overall and by task."
 _INPUTS = """
@@ -47,25 +47,4 @@ class SuccessRate(evaluate.Metric):
     def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, predictions: list[bool], tasks: list[str] | None = None
     ) -> dict[str, Any]:
-        result = _rate(predictions)
-        if tasks is None:
-            return result
-        if len(tasks) != len(predictions):
-            raise ValueError(
-                f"`tasks` must name the task of each episode, got {len(tasks)} names for "
-                f"{len(predictions)} episodes. Give one name per prediction, in the same order."
-            )
-        by_task: dict[str, list[bool]] = {task: [] for task in sorted(set(tasks))}
-        for task, is_success in zip(tasks, predictions, strict=True):
-            by_task[task].append(is_success)
-        return result | {"per_task": {task: _rate(rows) for task, rows in by_task.items()}}
-
-
-def _rate(rows: list[bool]) -> dict[str, Any]:
-    successes = sum(rows)
-    return {
-        "success_rate": successes / max(len(rows), 1),
-        "interval_95": list(wilson_interval(successes, len(rows))),
-        "successes": successes,
-        "episodes": len(rows),
-    }
+        return success_rates(predictions, tasks)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Wilson score interval; a file of its own, so that using it does not import `evaluate`."""
+"""Success rates with their Wilson interval; a file of its own, so that it needs no `evaluate`."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -13,3 +15,36 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     half = z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
     scale = 1 + z2 / trials
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def success_rates(
+    predictions: Sequence[bool], tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What the metric `success_rate` returns, of which its card speaks.
+
+    Args:
+        predictions: For each episode, whether it succeeded.
+        tasks: For each episode, the name of its task; for rates by task.
+    """
+    result = _rate(predictions)
+    if tasks is None:
+        return result
+    if len(tasks) != len(predictions):
+        raise ValueError(
+            f"`tasks` must name the task of each episode, got {len(tasks)} names for "
+            f"{len(predictions)} episodes. Give one name per prediction, in the same order."
+        )
+    by_task: dict[str, list[bool]] = {task: [] for task in sorted(set(tasks))}
+    for task, is_success in zip(tasks, predictions, strict=True):
+        by_task[task].append(is_success)
+    return result | {"per_task": {task: _rate(rows) for task, rows in by_task.items()}}
+
+
+def _rate(rows: Sequence[bool]) -> dict[str, Any]:
+    successes = sum(rows)
+    return {
+        "success_rate": successes / max(len(rows), 1),
+        "interval_95": list(wilson_interval(successes, len(rows))),
+        "successes": successes,
+        "episodes": len(rows),
+    }
