@@ -21,7 +21,6 @@ from lawm_hf.evaluation.results import (
 from lawm_hf.evaluation.rollout import ChunkAggregator, rollout
 from lawm_hf.metrics import wilson_interval
 
-
 # The package's attribute of that name is the function.
 rollout_module = importlib.import_module("lawm_hf.evaluation.rollout")
 
