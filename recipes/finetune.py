@@ -32,9 +32,14 @@ from lawm_hf.training import (
     parameter_groups,
     save_checkpoint,
     to_device,
+    told_only,
 )
 from lawm_hf.training.run_log import ProgressLog, write_run_record
 from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
+from lawm_hf.writing.atomic import unlock_folder
+
+AGAIN = "Repeat the command with --resume true once the cause is gone: nothing is trained twice."
+FOCUS_MAX_START = 6  # last frame of an episode where a window of the focus starts
 
 
 @dataclass
@@ -68,9 +73,8 @@ class FinetuneArgs(TrainingArgs):
         "squash", "how frames become squares; the authors squash", choices=("squash", "crop")
     )
     focus_steps: int = arg(
-        0, "first updates that draw only the first frames of each episode", min=0
+        0, "first updates that draw only the first 7 frames of each episode", min=0
     )
-    focus_max_start: int = arg(6, "last of these frames", min=0)
     augment: bool = arg(True, "random shift and colour jitter")
     ema_decay: float = arg(
         0.0, "highest decay of averaged weights, which are then saved; 0: off", min=0, max=1
@@ -154,7 +158,7 @@ def build_loader(
             world_size=accelerator.num_processes,
             num_workers=args.num_workers,
         )
-        for w in (window, replace(window, max_start=args.focus_max_start))
+        for w in (window, replace(window, max_start=FOCUS_MAX_START))
     )
     processor.set_statistics(full.stats())
     processor.center_tasks(full.instructions())
@@ -187,47 +191,55 @@ def main(args: FinetuneArgs) -> None:
         accelerator.register_for_checkpointing(ema)
     model, optimizer, scheduler = accelerator.prepare(policy, *make_optimizer(groups, args))
     accelerator.init_trackers("lawm_finetune")
-    if accelerator.is_main_process:
-        write_run_record(args, args.output_dir)
 
-    first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
+    first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
+    if ema:
+        ema.decay = args.ema_decay  # its state brings the one of before
+    if accelerator.is_main_process:
+        write_run_record(args, first)
     batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "finetune")
     model.train()
     for step in range(first + 1, args.steps + 1):
+        norms = {}
         for _ in range(args.gradient_accumulation_steps):
             raw = to_device(next(batches), accelerator.device)
             with accelerator.accumulate(model):
                 outputs = model(**processor(**raw, augment=args.augment))
                 check_finite(outputs.loss, step)
                 accelerator.backward(outputs.loss)
-                values = {"loss": outputs.loss}
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                    values["grad_policy"] = norm
+                    norms["grad_policy"] = norm
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
                     if ema:
                         ema.step(policy.parameters())
                 optimizer.zero_grad()
-        log.update(step, values)
+            log.add({"loss": outputs.loss})
+        log.update(step, norms)
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
-    log.close()
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
-
     if accelerator.is_main_process:
         policy = accelerator.unwrap_model(model)
         if ema:
             ema.copy_to(policy.parameters())
         policy.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
-        export_for_lerobot(args.output_dir, args.views or source.features.cameras)
-        write_card(args.output_dir, args.push_to_hub)
+    with told_only("The record of the run", AGAIN):
+        log.close()
+    if accelerator.is_main_process:
+        with told_only("The export for LeRobot", AGAIN):
+            export_for_lerobot(args.output_dir, args.views or source.features.cameras)
+        with told_only("The model card", AGAIN):
+            write_card(args.output_dir, args.push_to_hub)
         if args.push_to_hub:
-            push_run(Path(args.output_dir), args.push_to_hub)
+            with told_only("The push", AGAIN):
+                push_run(Path(args.output_dir), args.push_to_hub)
     accelerator.end_training()
+    unlock_folder(args.output_dir)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch.nn.utils import clip_grad_norm_
 
 from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_json_options, run_command
@@ -31,8 +32,12 @@ from lawm_hf.training import (
     parameter_groups,
     save_checkpoint,
     to_device,
+    told_only,
 )
 from lawm_hf.training.run_log import ProgressLog, write_run_record
+from lawm_hf.writing.atomic import unlock_folder
+
+AGAIN = "Repeat the command with --resume true once the cause is gone: nothing is trained twice."
 
 
 @dataclass
@@ -173,14 +178,15 @@ def main(args: PretrainArgs) -> None:
         groups += parameter_groups(model.world_model, rate, args.weight_decay, {})
     model, optimizer, scheduler = accelerator.prepare(model, *make_optimizer(groups, args))
     accelerator.init_trackers("lawm_pretrain")
-    if accelerator.is_main_process:
-        write_run_record(args, args.output_dir)
 
-    first = load_checkpoint(accelerator, args.output_dir, loader) if args.resume else 0
+    first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
+    if accelerator.is_main_process:
+        write_run_record(args, first)
     batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "pretrain")
     model.train()
     for step in range(first + 1, args.steps + 1):
+        norms = {}
         for _ in range(args.gradient_accumulation_steps):
             raw = to_device(next(batches), accelerator.device)
             if args.shuffle_instructions:
@@ -189,44 +195,50 @@ def main(args: PretrainArgs) -> None:
                 outputs = model(**processor(**raw))
                 check_finite(outputs.loss, step)
                 accelerator.backward(outputs.loss)
-                values = {"loss": outputs.loss}
                 if accelerator.sync_gradients:
-                    values |= clip(accelerator, model, args)
+                    norms = clip(accelerator, model, args)
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
                 optimizer.zero_grad()
-        if latent:
-            values["reconstruction"] = outputs.reconstruction_loss
-            values["kl"] = outputs.kl_loss
-        log.update(step, values)
+            log.add({"loss": outputs.loss})
+            if latent:
+                log.add({"reconstruction": outputs.reconstruction_loss, "kl": outputs.kl_loss})
+        log.update(step, norms)
         if report and args.report_every and step % args.report_every == 0 and step < args.steps:
-            report.strip(accelerator.unwrap_model(model), f"strip_{step:06d}")
+            with told_only("The picture of imagined frames", "The next one is tried again."):
+                report.strip(accelerator.unwrap_model(model), f"strip_{step:06d}")
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
-    log.close()
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
     if accelerator.is_main_process:
-        save(accelerator.unwrap_model(model), processor, report, args)
+        save(accelerator.unwrap_model(model), processor, args)
+    with told_only("The record of the run", AGAIN):
+        log.close()
+    if accelerator.is_main_process:
+        show(accelerator.unwrap_model(model), report, args)
     accelerator.end_training()
+    unlock_folder(args.output_dir)
 
 
-def save(
-    model: torch.nn.Module,
-    processor: LAWMProcessor,
-    report: LatentReport | None,
-    args: PretrainArgs,
-) -> None:
-    """Write the result, show what the latents have learned, and share it if asked to."""
+def save(model: torch.nn.Module, processor: LAWMProcessor, args: PretrainArgs) -> None:
+    """Write the result."""
     folder = Path(args.output_dir)
     model.save_pretrained(folder / "policy" if args.objective == "supervised" else folder)
     processor.save_pretrained(folder / "processor")
+
+
+def show(model: torch.nn.Module, report: LatentReport | None, args: PretrainArgs) -> None:
+    """Show what the latents have learned, and share the result if asked to."""
     if report is not None:
-        print(report.health(model))  # noqa: T201
-        print(f"See {report.strip(model, 'strip')}")  # noqa: T201
-    write_card(folder, args.push_to_hub)
+        with told_only("The health report", AGAIN):
+            print(report.health(model))  # noqa: T201
+            print(f"See {report.strip(model, 'strip')}")  # noqa: T201
+    with told_only("The model card", AGAIN):
+        write_card(args.output_dir, args.push_to_hub)
     if args.push_to_hub:
-        push_run(folder, args.push_to_hub)
+        with told_only("The push", AGAIN):
+            push_run(Path(args.output_dir), args.push_to_hub)
 
 
 def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
@@ -234,10 +246,11 @@ def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch
     model = accelerator.unwrap_model(model)
     if args.objective != "latent":
         return {"grad_policy": accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)}
-    world = model.world_model.parameters()
+    policy, world = model.policy.parameters(), model.world_model.parameters()
     return {
-        "grad_policy": accelerator.clip_grad_norm_(model.policy.parameters(), args.max_grad_norm),
-        "grad_world_model": accelerator.clip_grad_norm_(world, args.world_model_max_grad_norm),
+        "grad_policy": accelerator.clip_grad_norm_(policy, args.max_grad_norm),
+        # Not Accelerate's: it unscales fp16 gradients at each call, which may be done once.
+        "grad_world_model": clip_grad_norm_(world, args.world_model_max_grad_norm),
     }
 
 

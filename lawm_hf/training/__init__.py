@@ -4,18 +4,22 @@
 A recipe keeps the loop itself; nothing here calls back into it.
 """
 
-from .args import TrainingArgs, make_accelerator
+from .accelerator import make_accelerator
+from .args import TrainingArgs
 from .batches import FocusedLoader, to_device
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
 from .new_policy import new_policy
 from .optimizer import check_finite, make_optimizer, parameter_groups
-from .run_log import ProgressLog, write_run_record
+from .run_log import ProgressLog, told_only, write_run_record
+
+_checkpoints = find_checkpoints  # its name of before
 
 __all__ = [
     "FocusedLoader",
     "ProgressLog",
     "TrainingArgs",
     "check_finite",
+    "find_checkpoints",
     "load_checkpoint",
     "make_accelerator",
     "make_optimizer",
@@ -23,5 +27,6 @@ __all__ = [
     "parameter_groups",
     "save_checkpoint",
     "to_device",
+    "told_only",
     "write_run_record",
 ]

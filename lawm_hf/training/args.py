@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments that the training recipes share, and the accelerator that they describe."""
+"""The arguments that the training recipes share, and which of them a resumed run may change."""
 
-import os
-import shutil
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
+import yaml
 
-from ..arguments import CommandArgs, arg
-from .checkpoints import _checkpoints
+from ..arguments import CommandArgs, arg, as_flags
+from ..hub.licences import shareable
+
+# What a resumed run takes as it is given. All else decides which model learns from which data.
+# fmt: off
+_CHANGEABLE = {
+    "output_dir", "resume", "overwrite", "steps", "batch_size", "gradient_accumulation_steps",
+    "num_workers", "learning_rate", "vision_learning_rate", "world_model_learning_rate",
+    "weight_decay", "warmup_steps", "min_lr_ratio", "max_grad_norm", "world_model_max_grad_norm",
+    "ema_decay", "augment", "mixed_precision", "compile", "log_every", "save_every", "report_every",
+    "eval_source", "report_to", "push_to_hub", "import",
+}
+# fmt: on
 
 
 @dataclass
@@ -34,8 +43,10 @@ class TrainingArgs(CommandArgs):
         0.02, "learning rate at the end of the cosine, as a share of the peak", min=0, max=1
     )
     max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm", above=0)
-    mixed_precision: str = arg(
-        "no", "precision of the forward pass", choices=("no", "bf16", "fp16")
+    mixed_precision: str | None = arg(
+        None,
+        "precision of the forward pass; by default what the launcher says",
+        choices=("no", "bf16", "fp16"),
     )
     compile: bool = arg(False, "torch.compile the model")
     num_workers: int = arg(0, "data loading processes; 0 loads in the main one", min=0)
@@ -47,42 +58,38 @@ class TrainingArgs(CommandArgs):
     push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
 
 
-def make_accelerator(args: TrainingArgs) -> Accelerator:
-    """The accelerator of a recipe, seeded, and on a CPU with all its cores.
+def changed_arguments(args: TrainingArgs) -> list[str]:
+    """What a resumed run is given otherwise than `args.yaml` in its folder says, a line each.
 
-    `accelerate launch` sets `OMP_NUM_THREADS=1` when nobody asked otherwise, which would leave all
-    cores but one idle in a single-process run.
+    Raises:
+        ValueError: If it is one that going on cannot apply, or that file is damaged.
     """
-    checkpoints = _checkpoints(args.output_dir)
-    if checkpoints and not args.resume and not args.overwrite:
-        raise FileExistsError(
-            f"`output_dir` must not hold another run, got {args.output_dir!r} with "
-            f"{checkpoints[-1].name}. Pass --resume true to go on with it, --overwrite true to "
-            "replace it, or another --output_dir."
+    path = Path(args.output_dir) / "args.yaml"
+    if not path.exists():
+        return ["args.yaml is missing: whether the arguments are those of before is not known."]
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        before = None
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"{path} must hold the arguments of the run, but is damaged. Restore it, or delete it "
+            "to go on with the arguments given."
         )
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
-        log_with=[*args.report_to] or None,
-        project_dir=args.output_dir,
-        dynamo_plugin=TorchDynamoPlugin(backend=DynamoBackend.INDUCTOR) if args.compile else None,
-        # Video without proprioception leaves the state token's parameters unused.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise RuntimeError(
-            f"The launcher has started {launched} processes, but Accelerate sees "
-            f"{accelerator.num_processes}: each would do all the work. On CPUs set "
-            "ACCELERATE_USE_CPU=true before torchrun."
+    now = yaml.safe_load(yaml.safe_dump(as_flags(args)))
+    changed = [k for k in now if k in before and _moved(before[k]) != _moved(now[k])]
+    if fixed := [k for k in changed if k not in _CHANGEABLE]:
+        raise ValueError(
+            f"A run is resumed with its own model and data, but `{fixed[0]}` was "
+            f"{before[fixed[0]]!r}, got {now[fixed[0]]!r}. Give it as before, or begin anew in "
+            "another --output_dir."
         )
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
-        threads = os.environ.get("LAWM_NUM_THREADS")
-        torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))
-    set_seed(args.seed, device_specific=True)
-    if accelerator.is_main_process and args.overwrite:
-        for folder in checkpoints:
-            shutil.rmtree(folder)
-    accelerator.wait_for_everyone()
-    return accelerator
+    silent = ("output_dir", "resume", "overwrite")
+    return [f"{k}: {before[k]!r} -> {now[k]!r}" for k in changed if k not in silent]
+
+
+def _moved(value: Any) -> Any:
+    """An argument without the folders of this machine: data and checkpoints may move."""
+    if isinstance(value, list):
+        return [_moved(item) for item in value]
+    return shareable(value) if isinstance(value, str) else value

@@ -2,12 +2,24 @@
 """Resumable checkpoints: everything that going on needs, all or nothing."""
 
 import json
+import logging
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
+from accelerate.utils import load, set_seed
+
+from ..writing.atomic import read_json
+from ..writing.atomic import sync_folder as sync  # files, too
+from .args import TrainingArgs, changed_arguments
+
+logger = logging.getLogger(__name__)
 
 
 class ResumableLoader(Protocol):
@@ -27,10 +39,12 @@ def save_checkpoint(
 ) -> None:
     """Write everything that resuming needs to `step_<n>/`, all or nothing.
 
-    The folder gets its name only when it is complete, so a run killed while saving resumes from
-    the checkpoint before; older ones are removed afterwards.
+    The folder gets its name only when it is complete and on the disk, and the older ones go
+    afterwards: a run killed at any time resumes from one or the other.
     """
     final = Path(output_dir) / f"step_{step:06d}"
+    if final.exists() and not _damage(final):  # A run resumed from it with nothing left to do.
+        return
     partial = final.with_name(f".{final.name}.partial")
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -41,45 +55,137 @@ def save_checkpoint(
     position.write_text(json.dumps(loader.state_dict()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (partial / "progress.json").write_text(
-            json.dumps({"step": step, "num_processes": accelerator.num_processes})
-        )
-        shutil.rmtree(final, ignore_errors=True)  # written before, and resumed from an older one
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        checksums = {str(path.relative_to(partial)): _checksum(path) for path in files}
+        progress = {"step": step, "num_processes": accelerator.num_processes}
+        (partial / "progress.json").write_text(json.dumps(progress | {"files": checksums}))
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        shutil.rmtree(final, ignore_errors=True)  # damaged: the run resumed from an older one
         partial.replace(final)
-        for old in _checkpoints(output_dir)[:-1]:
-            shutil.rmtree(old)
+        sync(final.parent)
+        for other in find_checkpoints(output_dir):
+            if other != final:
+                shutil.rmtree(other)
     accelerator.wait_for_everyone()
 
 
 def load_checkpoint(
-    accelerator: Accelerator, output_dir: str | Path, loader: ResumableLoader
+    accelerator: Accelerator,
+    args: TrainingArgs,
+    loader: ResumableLoader,
+    optimizer: AcceleratedOptimizer,
+    scheduler: AcceleratedScheduler,
 ) -> int:
-    """Restore the newest checkpoint: weights, optimiser, schedule, random states, data position.
+    """Go on where a run stopped, if `resume` asks for it; with the rates and steps of now.
+
+    Restores the newest sound checkpoint: weights, optimiser, schedule, random states and data
+    position. Learning rates, weight decay and schedule are those of `args`.
 
     Returns:
         Updates done so far; 0 if there is no checkpoint yet.
 
     Raises:
-        ValueError: If it was written by another number of processes: the data order would differ.
+        ValueError: If there are checkpoints and all are damaged, or the run cannot go on as `args`
+            say: with other data or another model, or to fewer steps than it has done.
     """
-    found = _checkpoints(output_dir)
-    if not found:
-        accelerator.print(f"No checkpoint in {output_dir}: starting from the beginning.")
+    if not args.resume:
         return 0
-    progress = json.loads((found[-1] / "progress.json").read_text())
+    folder = _newest_sound(args.output_dir)
+    if folder is None:
+        accelerator.print(f"No checkpoint in {args.output_dir}: starting from the beginning.")
+        return 0
+    progress = read_json(folder / "progress.json", dict)
+    if progress["step"] > args.steps:
+        raise ValueError(
+            f"`steps` must not be fewer than a resumed run has done, got {args.steps} after "
+            f"{progress['step']} in {folder}. Pass --steps {progress['step']} or more."
+        )
     if progress["num_processes"] != accelerator.num_processes:
         raise ValueError(
             f"A run must be resumed with as many processes as it was started with, got "
             f"{accelerator.num_processes} for a checkpoint of {progress['num_processes']}. Launch "
             f"{progress['num_processes']}, or start anew from the saved weights."
         )
-    accelerator.load_state(str(found[-1]))
-    position = found[-1] / f"data_position_{accelerator.process_index}.json"
-    loader.load_state_dict(json.loads(position.read_text()))
-    accelerator.print(f"Resumed from {found[-1].name}.")
+    changed = changed_arguments(args)
+    groups = optimizer.param_groups
+    rates = [{k: group[k] for k in ("initial_lr", "weight_decay")} for group in groups]
+    try:
+        accelerator.load_state(str(folder))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"The state in {folder} must fit the models and the optimiser of this run, got: "
+            f"{error}. Parameters that learned at one rate must go on with one, and all else as "
+            f"{Path(args.output_dir) / 'args.yaml'} says; or begin anew in another --output_dir."
+        ) from error
+    accelerator.step = 0  # micro-batches since the last update
+    schedule = scheduler.scheduler
+    schedule.base_lrs = [rate["initial_lr"] for rate in rates]
+    for group, rate, shape in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
+        group |= rate | {"lr": rate["initial_lr"] * shape(schedule.last_epoch)}
+    random_states = folder / f"random_states_{accelerator.process_index}.pkl"
+    if not _is_sound_random(random_states, accelerator.device):
+        set_seed(args.seed + progress["step"], device_specific=True)
+        logger.warning(
+            "Random states: %s is missing, damaged or of another machine. The run goes on with "
+            "fresh ones, so not bit for bit as it would have.",
+            random_states,
+        )
+    position = folder / f"data_position_{accelerator.process_index}.json"
+    loader.load_state_dict(read_json(position, dict))
+    accelerator.print(f"Resumed from {folder.name}.", *changed, sep="\n")
     return progress["step"]
 
 
-def _checkpoints(output_dir: str | Path) -> list[Path]:
+def find_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The folders `step_<n>` of a run, the newest last."""
     folders = Path(output_dir).glob("step_*")
-    return sorted(f for f in folders if re.fullmatch(r"step_\d{6,}", f.name))
+    numbered = {int(f.name[5:]): f for f in folders if re.fullmatch(r"step_\d{6,}", f.name)}
+    return [numbered[step] for step in sorted(numbered)]
+
+
+def _newest_sound(output_dir: str | Path) -> Path | None:
+    reason = ""
+    for folder in reversed(find_checkpoints(output_dir)):
+        if not (reason := _damage(folder)):
+            return folder
+        logger.warning("Not resuming from %s: %s.", folder, reason)
+    if reason:
+        raise ValueError(
+            f"To resume, {output_dir} must hold a sound checkpoint: {reason}. Restore that file, "
+            "or begin anew with --overwrite true."
+        )
+    return None
+
+
+def _damage(folder: Path) -> str:
+    """Why a checkpoint cannot be resumed from; empty if it can."""
+    try:
+        progress = read_json(folder / "progress.json", dict)
+        if not {"step", "num_processes"} <= progress.keys():
+            return f"{folder / 'progress.json'} is incomplete"
+        for name, checksum in progress.get("files", {}).items():
+            # A run can go on without its random states, if not bit for bit.
+            if not name.startswith("random_states") and _checksum(folder / name) != checksum:
+                return f"{folder / name} is not what was written"
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _is_sound_random(path: Path, device: torch.device) -> bool:
+    """Whether Accelerate could restore these random states: it says nothing if not."""
+    try:
+        states = load(path)
+    except Exception:  # Whatever a damaged pickle raises.
+        return False
+    cuda = len(states.get("torch_cuda_manual_seed", []))
+    return device.type != "cuda" or cuda == torch.cuda.device_count()
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            value = zlib.crc32(block, value)
+    return value

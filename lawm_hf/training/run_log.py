@@ -7,11 +7,14 @@ and an estimate of the energy join `environment.json`. The model card is made of
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ from tqdm import tqdm
 
 from ..arguments import as_flags
 from ..hub.licences import pretraining_sources
-from .args import TrainingArgs
+from ..writing.atomic import read_json, write_text_atomic
+from .args import TrainingArgs, changed_arguments
+
+logger = logging.getLogger(__name__)
 
 # Watts of a busy core with its share of memory and mainboard: an assumption, twice what the makers
 # of server processors rate a core at (AMD EPYC 7763: 280 W for 64).
@@ -33,26 +39,27 @@ WATTS_PER_CORE = 10
 class ProgressLog:
     """One progress bar, one console line every `log_every` updates, and the trackers.
 
-    Lines of `log.jsonl` also say what the run has cost so far, interrupted sessions included.
+    Lines of `log.jsonl` hold means over updates, micro-batches and processes, and what the run has
+    cost so far, interrupted sessions included.
     """
 
     def __init__(self, accelerator: Accelerator, args: TrainingArgs, first_step: int, name: str):
         self.accelerator, self.args = accelerator, args
-        self.sums: dict[str, float] = {}
+        self.values: dict[str, list[float]] = {}
         self.count, self.since = 0, time.perf_counter()
         self.samples = (
             args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
         )
         self.path = Path(args.output_dir) / "log.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.before = (0.0, 0.0)
         if accelerator.is_main_process:
-            # Without a line that a kill has cut off; a run that begins anew begins a new log.
-            lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-            complete = [line for line in lines if first_step and line.endswith("\n")]
-            self.path.write_text("".join(complete))
-        accelerator.wait_for_everyone()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.record = read_json(self.path.with_name("environment.json"), dict)
+            # A run that begins anew begins a new log.
+            lines = _sound_lines(self.path) if first_step else []
+            write_text_atomic(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
+            self.before = _last_cost(lines)
         self.start = (time.perf_counter(), _cpu_seconds())
-        self.before = _last_cost(self.path)
         self.bar = tqdm(
             total=args.steps,
             initial=first_step,
@@ -61,23 +68,32 @@ class ProgressLog:
             mininterval=1.0,
         )
 
-    def update(self, step: int, values: dict[str, Any]) -> None:
-        """Count an update; average its scalars into the next line."""
+    def add(self, values: dict[str, Any]) -> None:
+        """Average scalars, of a micro-batch or of an update, into the next line."""
         for key, value in values.items():
             scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
-            self.sums[key] = self.sums.get(key, 0.0) + scalar
+            self.values.setdefault(key, []).append(scalar)
+
+    def update(self, step: int, values: dict[str, Any]) -> None:
+        """Count an update, and `add` its values."""
+        self.add(values)
         self.count += 1
         self.bar.update()
         if step % self.args.log_every and step != self.args.steps:
             return
-        means = {key: value / self.count for key, value in self.sums.items()}
-        now = time.perf_counter()
+        means = {key: sum(values) / len(values) for key, values in self.values.items()}
+        now, cpu = time.perf_counter(), _cpu_seconds() - self.start[1]
+        *shared, cpu = self._over_processes([*means.values(), cpu])
+        means = dict(zip(means, shared, strict=True))
         means["samples_per_s"] = self.samples * self.count / (now - self.since)
-        self.sums, self.count, self.since = {}, 0, now
+        self.values, self.count, self.since = {}, 0, now
         if self.args.report_to:
             self.accelerator.log(means, step=step)
         self.bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
-        cost = self._cost()
+        cost = {
+            "wall_seconds": self.before[0] + now - self.start[0],
+            "cpu_seconds": self.before[1] + cpu * self.accelerator.num_processes,
+        }
         if self.accelerator.is_main_process:
             with self.path.open("a") as log:
                 log.write(json.dumps({"step": step, **means, **cost}) + "\n")
@@ -87,31 +103,52 @@ class ProgressLog:
         self.bar.close()
         if not self.accelerator.is_main_process:
             return
-        wall, cpu = _last_cost(self.path)
-        cost = {"wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
+        wall, cpu = _last_cost(_sound_lines(self.path))
         machine = hardware(self.accelerator)
-        path = self.path.with_name("environment.json")
-        record = json.loads(path.read_text()) | {"hardware": machine} | cost
-        record["energy"] = energy(machine, wall, cpu)
-        path.write_text(json.dumps(record, indent=2))
+        record = self.record | {
+            "hardware": machine,
+            "wall_seconds": round(wall, 1),
+            "cpu_seconds": round(cpu, 1),
+            "energy": energy(machine, wall, cpu),
+        }
+        write_text_atomic(self.path.with_name("environment.json"), json.dumps(record, indent=2))
 
-    def _cost(self) -> dict[str, float]:
-        """Seconds of the loop so far: on the clock, and of CPU over all processes."""
-        cpu = torch.tensor([_cpu_seconds() - self.start[1]], device=self.accelerator.device)
-        total = self.accelerator.gather(cpu).sum().item()  # type: ignore[union-attr]
-        wall = time.perf_counter() - self.start[0]
-        return {"wall_seconds": self.before[0] + wall, "cpu_seconds": self.before[1] + total}
+    def _over_processes(self, values: list[float]) -> list[float]:
+        """Mean of each over the processes."""
+        if self.accelerator.num_processes == 1:
+            return values
+        own = torch.tensor(values, device=self.accelerator.device)
+        mean: Any = self.accelerator.reduce(own, "mean")
+        return mean.tolist()
 
 
-def write_run_record(args: Any, output_dir: str | Path) -> None:
+@contextmanager
+def told_only(what: str, remedy: str) -> Iterator[None]:
+    """For reports, cards and pushes after a run is saved: a failure is told, and loses nothing."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning(
+            "%s failed (%s: %s). The run is saved. %s", what, type(error).__name__, error, remedy
+        )
+
+
+def write_run_record(args: TrainingArgs, first_step: int = 0) -> None:
     """Write the resolved arguments, package versions and git revision beside the results.
 
     A finetuning run also records what its weights were pretrained on, while that is known: the
-    licence of those data goes with them.
+    licence of those data goes with them. What a resumed run was given otherwise than before stands
+    in comments of `args.yaml`.
     """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "args.yaml").write_text(yaml.safe_dump(as_flags(args), sort_keys=False))
+    folder = Path(args.output_dir)
+    path = folder / "args.yaml"
+    history: list[str] = []
+    if first_step:
+        text = path.read_text() if path.exists() else ""
+        history = [line for line in text.splitlines() if line.startswith("# ")]
+        history += [f"# from update {first_step} {line}" for line in changed_arguments(args)]
+    text = yaml.safe_dump(as_flags(args), sort_keys=False)
+    write_text_atomic(path, "".join(f"{line}\n" for line in history) + text)
     packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
     versions: dict[str, str | None] = {}
     for package in packages:
@@ -128,7 +165,7 @@ def write_run_record(args: Any, output_dir: str | Path) -> None:
     record: dict[str, Any] = {"versions": versions, "git_revision": git.stdout.strip() or None}
     if pretrained := getattr(args, "pretrained", "") or getattr(args, "vision_from", ""):
         record["pretraining_sources"] = pretraining_sources(pretrained)
-    (folder / "environment.json").write_text(json.dumps(record, indent=2))
+    write_text_atomic(folder / "environment.json", json.dumps(record, indent=2))
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
@@ -183,10 +220,22 @@ def _cpu_seconds() -> float:
     return total
 
 
-def _last_cost(log: Path) -> tuple[float, float]:
+def _sound_lines(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without those that a kill has cut off or a full disk has damaged."""
+    lines: list[dict[str, Any]] = []
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            lines.append(content)
+    return lines
+
+
+def _last_cost(lines: list[dict[str, Any]]) -> tuple[float, float]:
     """Wall and CPU seconds by the last line of a log."""
-    lines = log.read_text().splitlines()
-    last = json.loads(lines[-1]) if lines else {}
+    last = lines[-1] if lines else {}
     return last.get("wall_seconds", 0.0), last.get("cpu_seconds", 0.0)
 
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerator of a recipe, and what must be right before it starts to work."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from ..writing.atomic import lock_folder, owns_folder
+from .args import TrainingArgs
+from .checkpoints import find_checkpoints
+
+
+def make_accelerator(args: TrainingArgs) -> Accelerator:
+    """The accelerator of a recipe, seeded, and on a CPU with all its cores.
+
+    `accelerate launch` sets `OMP_NUM_THREADS=1` when nobody asked otherwise, which would leave all
+    cores but one idle in a single-process run. `args.mixed_precision` becomes what holds: the
+    launcher's unless given.
+    """
+    check_outlets(args)
+    checkpoints = find_checkpoints(args.output_dir)
+    if checkpoints and not args.resume and not args.overwrite:
+        raise FileExistsError(
+            f"`output_dir` must not hold another run, got {args.output_dir!r} with "
+            f"{checkpoints[-1].name}. Pass --resume true to go on with it, --overwrite true to "
+            "replace it, or another --output_dir."
+        )
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision or None,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
+        log_with=[*args.report_to] or None,
+        project_dir=args.output_dir,
+        dynamo_plugin=TorchDynamoPlugin(backend=DynamoBackend.INDUCTOR) if args.compile else None,
+        # Video without proprioception leaves the state token's parameters unused.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    args.mixed_precision = accelerator.mixed_precision
+    _check_launch(accelerator, args)
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
+        threads = os.environ.get("LAWM_NUM_THREADS")
+        torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))
+    set_seed(args.seed, device_specific=True)
+    if accelerator.is_main_process:
+        _own(args.output_dir)
+        for folder in checkpoints if args.overwrite else ():
+            shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+    return accelerator
+
+
+def _own(folder: str) -> None:
+    """Lock the folder of the run, until `unlock_folder`: two runs in one would mix."""
+    started = time.monotonic()
+    while not owns_folder(folder):
+        try:
+            lock_folder(folder)
+        except BlockingIOError:  # Loader workers of a killed run notice its end within 5 s.
+            if time.monotonic() - started > 6:
+                raise
+            time.sleep(0.5)
+
+
+def check_outlets(args: TrainingArgs) -> None:
+    """What would fail when all the work is done: folder, trackers and Hub repository.
+
+    Raises:
+        OSError: If nothing can be written to `output_dir`.
+        ValueError: If a tracker is not installed, or the repository's name is none.
+    """
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.output_dir):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"`output_dir` must be a folder that can be written to, got {args.output_dir!r} "
+            f"({error}). Pass another --output_dir."
+        ) from error
+    installed = [tracker.value for tracker in get_available_trackers()]
+    if unknown := sorted({*args.report_to} - {*installed}):
+        raise ValueError(
+            f"`report_to` must name trackers that are installed, got {unknown[0]!r}. Here are "
+            f"{', '.join(installed) or 'none'}; `pip install` it, or leave it out."
+        )
+    try:
+        if args.push_to_hub:
+            validate_repo_id(args.push_to_hub)
+    except HFValidationError as error:
+        raise ValueError(
+            f"`push_to_hub` must name a repository such as user/name, got {args.push_to_hub!r} "
+            f"({error})."
+        ) from error
+
+
+def _check_launch(accelerator: Accelerator, args: TrainingArgs) -> None:
+    """Refuse what launcher and recipe understand differently, or this device cannot do."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise RuntimeError(
+            f"The launcher has started {launched} processes, but Accelerate sees "
+            f"{accelerator.num_processes}: each would do all the work. On CPUs set "
+            "ACCELERATE_USE_CPU=true before torchrun."
+        )
+    asked, held = args.gradient_accumulation_steps, accelerator.gradient_accumulation_steps
+    if asked != held:
+        raise ValueError(
+            f"`gradient_accumulation_steps` must be one number, got {asked} for the recipe and "
+            f"{held} for the launcher. Pass --gradient_accumulation_steps {held} after the recipe."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "`mixed_precision` fp16 needs an accelerator that scales the loss, got a CPU, where "
+            "Accelerate would go on in float32. Pass --mixed_precision bf16 or no."
+        )
