@@ -265,7 +265,7 @@ def test_the_loss_in_the_log_is_the_mean_over_micro_batches(tmp_path):
     unlock_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("given", "held"), [("", "bf16"), ("no", "no")])
+@pytest.mark.parametrize(("given", "held"), [(None, "bf16"), ("no", "no")])
 def test_the_launchers_precision_holds_unless_the_recipe_is_told_another(
     tmp_path, monkeypatch, given, held
 ):
@@ -279,7 +279,7 @@ def test_the_launchers_precision_holds_unless_the_recipe_is_told_another(
 def test_half_precision_without_a_scaler_is_refused(tmp_path, monkeypatch, by_launcher):
     if by_launcher:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    args = TrainingArgs(output_dir=str(tmp_path), mixed_precision="" if by_launcher else "fp16")
+    args = TrainingArgs(output_dir=str(tmp_path), mixed_precision=None if by_launcher else "fp16")
     with pytest.raises(ValueError, match=r"mixed_precision.*bf16"):
         accelerator_of(args)
 

@@ -34,7 +34,7 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
             "replace it, or another --output_dir."
         )
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision or None,
+        mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
         log_with=[*args.report_to] or None,
