@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -27,6 +26,8 @@ _REPO = re.compile(
     r"^(?:hf://(?:datasets/)?)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.\-]+))?"
     r"(?:/(?P<folder>.*))?$"
 )
+# Of httpx with huggingface-hub 1, of httpx2 with 2: lost connections, and refusals of the Hub.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 _FINAL = (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError)
 
 
@@ -186,7 +187,7 @@ def with_retries[T](call: Callable[[], T], attempts: int = 6, first_wait_s: floa
     for attempt in range(attempts):
         try:
             return call()
-        except (OSError, HfHubHTTPError, httpx.TransportError) as error:
+        except (OSError, _HTTP_ERROR) as error:
             # A download without a connection says "not in the local cache": that is not final.
             final = isinstance(error, _FINAL) and not isinstance(error, LocalEntryNotFoundError)
             status = getattr(getattr(error, "response", None), "status_code", None)
