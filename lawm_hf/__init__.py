@@ -21,10 +21,14 @@ if TYPE_CHECKING:
         DiffusionPolicyConfig,
         DreamerV3Config,
         DreamerV3WorldModel,
+        LAWMForPretraining,
         LawmForPretraining,
         LAWMPolicy,
         LAWMPolicyConfig,
+        LAWMPretrainingConfig,
         LAWMProcessor,
+        LAWMWorldModel,
+        LAWMWorldModelConfig,
     )
 
 __all__ = [
@@ -34,9 +38,13 @@ __all__ = [
     "DiffusionPolicyConfig",
     "DreamerV3Config",
     "DreamerV3WorldModel",
+    "LAWMForPretraining",
     "LAWMPolicy",
     "LAWMPolicyConfig",
+    "LAWMPretrainingConfig",
     "LAWMProcessor",
+    "LAWMWorldModel",
+    "LAWMWorldModelConfig",
     "LawmForPretraining",
 ]
 

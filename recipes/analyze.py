@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from transformers import AutoModel
 
 from lawm_hf.analysis import (
     imagination_strip,
@@ -28,7 +27,7 @@ from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
 from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
 from lawm_hf.data import WindowSpec
-from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.models import LAWMForPretraining, LAWMProcessor
 
 
 @dataclass
@@ -52,8 +51,8 @@ def main(args: AnalyzeArgs) -> None:
         )
     import_recorded(folder)
     run = yaml.safe_load((folder / "args.yaml").read_text())
-    policy = LAWMPolicy.from_pretrained(folder / "policy")
-    world_model = AutoModel.from_pretrained(folder / "world_model")
+    model = LAWMForPretraining.from_pretrained(folder)
+    policy, world_model = model.policy, model.world_model
     processor = LAWMProcessor.from_pretrained(folder / "processor")
     window = WindowSpec(
         chunk_size=run["chunk_size"],

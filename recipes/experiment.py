@@ -40,8 +40,8 @@ from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables
 from lawm_hf.models import LawmForPretraining
+from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.recipes.pretrain import build_model
-from lawm_hf.training import new_policy
 
 RECIPES = Path(__file__).parent
 # Flags that do not change what an update costs: one count serves for all their values.

@@ -21,6 +21,7 @@ from lawm_hf.data.source import Source
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.hub.push import push_run, write_card
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.training import (
     FocusedLoader,
     TrainingArgs,
@@ -28,7 +29,6 @@ from lawm_hf.training import (
     load_checkpoint,
     make_accelerator,
     make_optimizer,
-    new_policy,
     parameter_groups,
     save_checkpoint,
     to_device,
@@ -62,7 +62,7 @@ class FinetuneArgs(TrainingArgs):
         "", "control, from scratch: run of pretraining whose world model lends its first two layers"
     )
     freeze_vision: bool = arg(False, "do not train the vision encoder")
-    policy_type: str = arg("baku", "from scratch: baku, diffusion or lerobot:act")
+    policy_type: str = arg("baku", "from scratch: a registered model_type, or a folder or Hub id")
     policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
     policy_config: str = arg(
         "", "from scratch: JSON overrides of the policy's configuration", is_json=True
@@ -174,9 +174,8 @@ def main(args: FinetuneArgs) -> None:
     loader = build_loader(args, source, policy, processor, accelerator)
     if args.pretrained:
         accelerator.print(transfer_report(policy, args.pretrained))
-    for name, parameter in policy.named_parameters():
-        if args.freeze_vision and name.startswith(policy.vision_parameter_prefixes):
-            parameter.requires_grad_(False)
+    if args.freeze_vision:
+        policy.freeze_vision()
 
     # Higher rates wash out what pretraining has found (README).
     rates = (5e-4, 3e-4) if args.pretrained else (1e-3, 3e-3)

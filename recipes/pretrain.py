@@ -21,14 +21,14 @@ from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_json_options, run_command
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
 from lawm_hf.hub.push import push_run, write_card
-from lawm_hf.models import DreamerV3Config, DreamerV3WorldModel, LawmForPretraining, LAWMProcessor
+from lawm_hf.models import LAWMProcessor
+from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.training import (
     TrainingArgs,
     check_finite,
     load_checkpoint,
     make_accelerator,
     make_optimizer,
-    new_policy,
     parameter_groups,
     save_checkpoint,
     to_device,
@@ -57,12 +57,14 @@ class PretrainArgs(TrainingArgs):
     )
     weights: list[float] = arg([], "probability of each source per sample; equal by default", min=0)
     objective: str = arg(
-        "latent", "supervised: train on the sources' true actions", choices=("latent", "supervised")
+        "latent", "latent; supervised: on the sources' true actions; or a registered model_type"
     )
-    policy_type: str = arg("baku", "baku, diffusion or lerobot:act")
+    objective_config: str = arg("", "JSON options of an objective from elsewhere", is_json=True)
+    policy_type: str = arg("baku", "a registered model_type, or a folder or Hub id to go on from")
     policy_preset: str = arg("tabletop", "tabletop, or default: the paper's sizes")
     policy_config: str = arg("", "JSON overrides of the policy's configuration", is_json=True)
-    world_model_preset: str = arg("tiny", "tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
+    world_model_type: str = arg("dreamerv3", "a registered model_type, or a folder or Hub id")
+    world_model_preset: str = arg("tiny", "of dreamerv3: tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m")
     world_model_config: str = arg(
         "", "JSON overrides of the world model's configuration", is_json=True
     )
@@ -96,8 +98,6 @@ class PretrainArgs(TrainingArgs):
 
 def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     """Fresh policy and world model (supervised: the policy alone), and their processor."""
-    if args.objective not in ("latent", "supervised"):
-        raise ValueError(f'`objective` must be "latent" or "supervised", got {args.objective!r}.')
     sizes = {"chunk_size": args.chunk_size, "image_size": args.image_size}
     options = parse_json_options(args.policy_config, "policy_config")
     if clash := sizes.keys() & options.keys():
@@ -106,7 +106,7 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
             f"`{name}` is not for `policy_config`: the windows of video depend on it too. Give "
             f"--{name} {options[name]} instead."
         )
-    latent = args.objective == "latent"
+    latent = args.objective != "supervised"
     policy = new_policy(
         args.policy_type,
         args.policy_preset,
@@ -120,14 +120,16 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     )
     if not latent:
         return policy, processor
-    config = DreamerV3Config.from_preset(
+    world_model = new_world_model(
+        args.world_model_type,
         args.world_model_preset,
         image_size=args.frame_size,
         action_size=policy.config.action_size,
         **parse_json_options(args.world_model_config, "world_model_config"),
     )
-    model = LawmForPretraining(policy, DreamerV3WorldModel(config), args.cut_gradient)
-    return model, processor
+    options = parse_json_options(args.objective_config, "objective_config")
+    options["cut_gradient"] = args.cut_gradient
+    return new_objective(args.objective, policy, world_model, **options), processor
 
 
 def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
@@ -137,7 +139,7 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         image_size=args.image_size,
         frame_interval_s=args.frame_interval_s or None,
         resize=args.resize,
-        with_frames=args.objective == "latent",
+        with_frames=args.objective != "supervised",
         with_actions=args.objective == "supervised",
         # Latent actions come from pixels and words, as in the paper: the states of different robots
         # mean different things, and most video has none.
@@ -162,7 +164,7 @@ def main(args: PretrainArgs) -> None:
     model, processor = build_model(args)
     loader = build_loader(args, accelerator)
     processor.center_tasks(loader.instructions())
-    latent, report = args.objective == "latent", None
+    latent, report = args.objective != "supervised", None
     if not latent:
         processor.set_statistics(loader.stats())
     elif args.eval_source != "none" and accelerator.is_main_process:
@@ -244,7 +246,7 @@ def show(model: torch.nn.Module, report: LatentReport | None, args: PretrainArgs
 def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
     """Clip policy and world model apart: their gradient norms differ by orders of magnitude."""
     model = accelerator.unwrap_model(model)
-    if args.objective != "latent":
+    if args.objective == "supervised":
         return {"grad_policy": accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)}
     policy, world = model.policy.parameters(), model.world_model.parameters()
     return {

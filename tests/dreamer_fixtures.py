@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from lawm_hf.models.configuration_dreamer import PAPER_OBJECTIVE, DreamerV3Config
+from lawm_hf.models.configuration_dreamer import PAPER_FORM, DreamerV3Config
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
 
 B, N, A, S = 3, 4, 2, 4
@@ -15,7 +15,7 @@ def build(variant: str = "default", seed: int = 0, **options) -> DreamerV3WorldM
     """A small world model in training mode; the paper's objective unless told otherwise."""
     sizes = {"deter_size": 32, "hidden_size": 16, "num_categoricals": S, "num_classes": 8}
     sizes |= {"depth": 4, "image_size": 32, "action_size": A, "num_decoded_steps": None}
-    sizes |= PAPER_OBJECTIVE | {"num_blocks": 8 if variant == "default" else 1}
+    sizes |= PAPER_FORM | {"num_blocks": 8 if variant == "default" else 1}
     torch.manual_seed(seed)
     config = DreamerV3Config.from_preset("tiny", variant, **(sizes | options))
     return DreamerV3WorldModel(config).train()

@@ -17,7 +17,7 @@ from lawm_hf import (
     LAWMProcessor,
 )
 from lawm_hf.lerobot.act import export_act
-from lawm_hf.training import new_policy
+from lawm_hf.models.auto_lawm import new_policy
 
 TASKS = ["go to the red cube", "go to the blue cube"]
 SMALL = {

@@ -18,16 +18,15 @@ What can be asked instead, about chunks `z_t` of `N` latents and `h = N // 2`:
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.modeling_lawm import LAWMPolicy
+from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .latents import remove_step_offsets
-from .prediction import clip_errors, evaluating, imagine_frames, latents_of, swap_partners
+from .prediction import clip_errors, evaluating, latents_of, swap_partners
 
 _PERMUTATIONS = 20
 
@@ -71,7 +70,7 @@ def later_steps(chunk_size: int) -> tuple[int, int]:
 
 
 def composition(
-    policy: LAWMPolicy, world_model: Any, clips: Clips, seed: int = 0
+    policy: LAWMPolicy, world_model: LAWMWorldModel, clips: Clips, seed: int = 0
 ) -> Composition | None:
     """Run the tests of this module.
 
@@ -125,23 +124,25 @@ def composition(
 
 
 @torch.no_grad()
-def _imagine(world_model: Any, frames: Tensor, latents: Tensor, batch_size: int = 50) -> Tensor:
-    """`imagine_frames` from `frames[:, 0]` in batches, on the CPU."""
+def _imagine(
+    world_model: LAWMWorldModel, frames: Tensor, latents: Tensor, batch_size: int = 50
+) -> Tensor:
+    """`predict_frames` from `frames[:, 0]` in batches, on the CPU."""
     device = next(world_model.parameters()).device
     parts = [
-        imagine_frames(world_model, first.to(device), z.to(device)).cpu()
-        for first, z in zip(frames[:, :1].split(batch_size), latents.split(batch_size), strict=True)
+        world_model.predict_frames(first.to(device), z.to(device)).cpu()
+        for first, z in zip(frames[:, 0].split(batch_size), latents.split(batch_size), strict=True)
     ]
     return torch.cat(parts)
 
 
-def _error(world_model: Any, drawn: Tensor, targets: Tensor, frames: Tensor) -> float:
+def _error(world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, frames: Tensor) -> float:
     """Mean error of frames `(M, T, C, H, W)`, in the world model's measure of motion from x_t."""
     pad = torch.zeros(len(drawn), 1 + drawn.shape[1], dtype=torch.bool)
     return clip_errors(world_model, drawn, targets, frames[:, :1], pad).mean().item()
 
 
-def _gain(world_model: Any, drawn: Tensor, frames: Tensor) -> float:
+def _gain(world_model: LAWMWorldModel, drawn: Tensor, frames: Tensor) -> float:
     targets = frames[:, 1:]
     still = _error(world_model, frames[:, :1].expand_as(targets), targets, frames)
     return 1 - _error(world_model, drawn, targets, frames) / max(still, 1e-9)

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.modeling_lawm import LAWMPolicy
+from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .latents import Array
-from .prediction import evaluating, imagine_frames, latents_of, swap_partners
+from .prediction import evaluating, latents_of, swap_partners
 from .retrieval import neighbours
 
-_ROWS = ("video", "seen and\nredrawn", "imagined,\nown latents", "imagined,\nother latents")
+_ROWS = ("video", "imagined,\nown latents", "imagined,\nother latents", "seen and\nredrawn")
 
 
 def imagination_strip(
     policy: LAWMPolicy,
-    world_model: Any,
+    world_model: LAWMWorldModel,
     clips: Clips,
     path: str | Path,
     num_clips: int = 3,
@@ -29,9 +29,10 @@ def imagination_strip(
 ) -> Path:
     """Write a PNG that shows whether the latent actions steer the world model.
 
-    For each clip: the real frames; the world model's drawing of each after seeing it; its
-    prediction from `x_t` under the clip's own latents; and under those of another clip (of another
-    instruction, if there is one). If the last two rows look alike, the latents mean nothing.
+    For each clip: the real frames; the world model's prediction from `x_t` under the clip's own
+    latents; that under those of another clip (of another instruction, if there is one); and where
+    training draws frames that were seen, its drawing of those. If the predictions look alike, the
+    latents mean nothing.
 
     Args:
         policy: The policy.
@@ -41,18 +42,16 @@ def imagination_strip(
         num_clips: Clips shown, evenly spaced.
         seed: Seed of the swap.
     """
-    titles: list[str] = list(_ROWS)
-    if getattr(world_model.config, "objective", "posterior") == "imagination":
-        titles[1] += "\n(not trained)"  # this objective uses the posterior of x_t only
     partners = swap_partners(clips.episodes, seed)
     _prefer_other_instructions(partners, clips)
     chosen = np.linspace(0, len(clips) - 1, min(num_clips, len(clips))).round().astype(int)
     latents = latents_of(policy, clips)
     frames = torch.cat([batch["frames"] for batch in clips.batches])[torch.from_numpy(chosen)]
     own, other = latents[chosen], latents[partners[chosen]]
-    rows = _strip_rows(world_model, frames, own, other)  # (clips, 4, N+1, H, W, C)
+    rows = _strip_rows(world_model, frames, own, other)  # (clips, 3 or 4, N+1, H, W, C)
+    titles = _ROWS[: rows.shape[1]]
 
-    figure = new_figure(1.5 + 0.8 * rows.shape[2], 3.9 * len(chosen))
+    figure = new_figure(1.5 + 0.8 * rows.shape[2], (0.5 + 0.85 * len(titles)) * len(chosen))
     for axis, clip, images in zip(
         np.atleast_1d(figure.subplots(len(chosen), 1)), chosen, rows, strict=True
     ):
@@ -136,20 +135,22 @@ def _save(figure: Any, path: str | Path) -> Path:
 
 
 @torch.no_grad()
-def _strip_rows(world_model: Any, frames: Tensor, own: Tensor, other: Tensor) -> np.ndarray:
-    """Pictures `(clips, 4, N+1, H, W, C)` in [0, 1] of the four rows."""
+def _strip_rows(
+    world_model: LAWMWorldModel, frames: Tensor, own: Tensor, other: Tensor
+) -> np.ndarray:
+    """Pictures `(clips, R, N+1, H, W, C)` in [0, 1] of the rows, the redrawn ones last if any."""
     device = next(world_model.parameters()).device
     frames, own, other = frames.to(device), own.to(device), other.to(device)
     images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
     first = images[:, :1]
     with evaluating(world_model):
-        seen = world_model.observe(world_model.encode(frames), own)
-        redrawn = world_model.decode(seen, first_frame=frames[:, 0])
         imagined = [
-            torch.cat([first, imagine_frames(world_model, frames, latents)], 1)
+            torch.cat([first, world_model.predict_frames(frames[:, 0], latents)], 1)
             for latents in (own, other)
         ]
-    rows = torch.stack([images, redrawn, *imagined], 1).clamp(0, 1)
+        redrawn = world_model.redraw_frames(frames, own)
+    redrawn = [] if redrawn is None else [redrawn]
+    rows = torch.stack([images, *imagined, *redrawn], 1).clamp(0, 1)
     return rows.movedim(-3, -1).cpu().numpy()
 
 

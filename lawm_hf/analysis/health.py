@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from ..models.modeling_lawm import LAWMPolicy
+from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .latents import effective_rank, lag_correlation, saturated_share
 from .prediction import latents_of, prediction_errors
@@ -156,7 +155,7 @@ class LatentHealth:
 
 def latent_health(
     policy: LAWMPolicy,
-    world_model: nn.Module,
+    world_model: LAWMWorldModel,
     held_out: Clips,
     fit: Clips | None = None,
     seed: int = 0,

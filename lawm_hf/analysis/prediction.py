@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.modeling_dreamer import frame_error
-from ..models.modeling_lawm import LAWMPolicy
+from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
+from ..models.modeling_outputs import frame_error
 from .clips import Clips, observation
 
 
@@ -35,19 +35,6 @@ def latents_of(policy: LAWMPolicy, clips: Clips) -> Tensor:
     return torch.cat([part.float().cpu() for part in parts])
 
 
-@torch.no_grad()
-def imagine_frames(world_model: Any, frames: Tensor, latents: Tensor) -> Tensor:
-    """Frames `(B, N, C, H, W)` predicted from `x_t` alone under latents `(B, N, A)`.
-
-    Args:
-        world_model: The world model.
-        frames: `x_t ..`, `(B, 1 or more, C, H, W)`, uint8 or float in [0, 1].
-        latents: Latent actions.
-    """
-    state = world_model.initial_state(world_model.encode(frames[:, :1])[:, 0])
-    return world_model.decode(world_model.imagine(state, latents), first_frame=frames[:, 0])
-
-
 def swap_partners(episodes: np.ndarray, seed: int = 0) -> np.ndarray:
     """For each clip the number of one from another episode, `(M,)`; each is used once.
 
@@ -69,7 +56,9 @@ def swap_partners(episodes: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def prediction_errors(world_model: Any, clips: Clips, latents: Tensor, seed: int) -> dict[str, Any]:
+def prediction_errors(
+    world_model: LAWMWorldModel, clips: Clips, latents: Tensor, seed: int
+) -> dict[str, Any]:
     """Losses under own and swapped latents, and the error of copying `x_t`."""
     swapped = latents[torch.from_numpy(swap_partners(clips.episodes, seed))]
     generator = torch.Generator().manual_seed(seed)
@@ -82,17 +71,16 @@ def prediction_errors(world_model: Any, clips: Clips, latents: Tensor, seed: int
             size, num_frames = frames.shape[:2]
             pad = batch.get("frame_is_pad", torch.zeros(size, num_frames, dtype=torch.bool))
             pad = pad.to(device)
-            shape = (size, num_frames, world_model.config.num_categoricals)
-            noise = torch.rand(shape, generator=generator).to(device)
+            noise = world_model.draw_noise(frames, generator)
             images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
             first, targets = images[:, :1], images[:, 1:]
             rows = slice(position, position + size)
             position += size
             for name, source in (("", latents), ("_swapped", swapped)):
                 actions = source[rows].to(device)
-                output = world_model(frames=frames, actions=actions, frame_is_pad=pad, noise=noise)
+                output = world_model(frames=frames, actions=actions, frame_is_pad=pad, **noise)
                 losses[f"loss{name}"].append(output.loss.item() * size)
-                drawn = imagine_frames(world_model, frames, actions)
+                drawn = world_model.predict_frames(frames[:, 0], actions)
                 errors[name.strip("_") or "own"].append(
                     clip_errors(world_model, drawn, targets, first, pad)
                 )
@@ -110,7 +98,7 @@ def prediction_errors(world_model: Any, clips: Clips, latents: Tensor, seed: int
 
 
 def clip_errors(
-    world_model: Any, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
+    world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
 ) -> Tensor:
     """Error of each clip `(B,)` in the world model's own measure, padded frames left out."""
     weight = getattr(world_model.config, "motion_weight", 0.0)

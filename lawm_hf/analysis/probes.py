@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,8 @@ def untrained_copy(policy: LAWMPolicy, clips: Clips, seed: int = 0) -> LAWMPolic
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(policy)(copy.deepcopy(policy.config))
+        config: Any = copy.deepcopy(policy.config)
+        fresh = type(policy)(config)
         nn.Module.to(fresh, policy.device)
         norms = [module for module in fresh.modules() if isinstance(module, LatentNorm)]
         fresh.train()

@@ -4,9 +4,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
-
-from ..models.modeling_lawm import LAWMPolicy
+from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .composition import Composition, composition
 from .correlation import Split, VerbCorrelation, cca_by_verb
@@ -43,7 +41,7 @@ class LatentStudy:
 
 def latent_study(
     policy: LAWMPolicy,
-    world_model: nn.Module,
+    world_model: LAWMWorldModel,
     held_out: Clips,
     fit: Clips | None = None,
     seed: int = 0,

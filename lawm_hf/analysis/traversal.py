@@ -3,17 +3,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..models.modeling_lawm import LAWMWorldModel
 from .clips import Clips
 from .figures import save_tiles
 from .latents import Array
-from .prediction import evaluating, imagine_frames
+from .prediction import evaluating
 
 _DIRECTIONS = 3
 _SIDE, _CAPTION = 160, 18  # pixels of a panel of the GIF, and of the line above it
@@ -54,7 +54,11 @@ def principal_directions(latents: Array, count: int = _DIRECTIONS) -> Directions
 
 
 def traverse(
-    world_model: Any, first_frame: Tensor, directions: Directions, values: Array, chunk_size: int
+    world_model: LAWMWorldModel,
+    first_frame: Tensor,
+    directions: Directions,
+    values: Array,
+    chunk_size: int,
 ) -> np.ndarray:
     """The last imagined frame along each direction, `(P, T, H, W, C)` in [0, 1].
 
@@ -71,15 +75,15 @@ def traverse(
     latents = torch.from_numpy(flat.clip(-1, 1)).float().flatten(0, 1)
     latents = latents.unflatten(1, (chunk_size, -1))  # (P*T, N, A)
     device = next(world_model.parameters()).device
-    frames = first_frame.to(device).expand(len(latents), 1, *first_frame.shape)
+    frames = first_frame.to(device).expand(len(latents), *first_frame.shape)
     with evaluating(world_model), torch.no_grad():
-        drawn = imagine_frames(world_model, frames, latents.to(device))[:, -1]
+        drawn = world_model.predict_frames(frames, latents.to(device))[:, -1]
     pictures = drawn.clamp(0, 1).movedim(1, -1).cpu().numpy()
     return pictures.reshape(*steps.shape, *pictures.shape[1:])
 
 
 def traversal_figures(
-    world_model: Any, clips: Clips, latents: Array, folder: str | Path, clip: int = 0
+    world_model: LAWMWorldModel, clips: Clips, latents: Array, folder: str | Path, clip: int = 0
 ) -> tuple[Path, Path]:
     """Write `traversal.png`, a row for each direction, and `traversal.gif`, which sweeps them.
 

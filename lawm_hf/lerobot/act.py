@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
-from ..models.modeling_lawm import LatentNorm, PolicyOutput, masked_mean
+from ..models.modeling_outputs import PolicyOutput, masked_mean
 from .task_embedding import TaskEmbeddingStep
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,6 @@ class LeRobotActPolicy(LAWMPolicy):
     def __init__(self, config: LeRobotActConfig):
         super().__init__(config)
         self.act = ACT(config.to_act([f"view{i}" for i in range(config.num_views)]))
-        self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -100,9 +99,6 @@ class LeRobotActPolicy(LAWMPolicy):
         if module is self.act.action_head:
             init.xavier_uniform_(self.act.action_head.weight)
             init.zeros_(self.act.action_head.bias)
-        elif isinstance(module, LatentNorm):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -129,9 +125,7 @@ class LeRobotActPolicy(LAWMPolicy):
         views = list(pixel_values.unbind(1))
         batch = {OBS_IMAGES: views, OBS_STATE: state, OBS_ENV_STATE: task_embeds}
         chunk: Tensor = self.act(batch)[0]  # (B, N, A)
-        if self.config.latent_norm == "batch":
-            chunk = self.latent_norm(chunk.flatten(1)).view_as(chunk)
-        chunk = torch.tanh(chunk)
+        chunk = self.bound(chunk)
         if actions is None:
             return PolicyOutput(actions=chunk)
         action_loss = F.l1_loss(chunk, actions, reduction="none").mean(-1)

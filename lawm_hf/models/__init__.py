@@ -4,11 +4,13 @@
 from .configuration_baku import BakuConfig
 from .configuration_diffusion import DiffusionPolicyConfig
 from .configuration_dreamer import DreamerV3Config
-from .configuration_lawm import LAWMPolicyConfig
+from .configuration_lawm import LAWMPolicyConfig, LAWMWorldModelConfig
+from .configuration_pretraining import LAWMPretrainingConfig
 from .modeling_baku import BakuPolicy
 from .modeling_diffusion import DiffusionPolicy
 from .modeling_dreamer import DreamerV3WorldModel
-from .modeling_lawm import LawmForPretraining, LAWMPolicy
+from .modeling_lawm import LAWMPolicy, LAWMWorldModel
+from .modeling_pretraining import LAWMForPretraining, LawmForPretraining
 from .processing_lawm import LAWMProcessor
 
 __all__ = [
@@ -18,8 +20,12 @@ __all__ = [
     "DiffusionPolicyConfig",
     "DreamerV3Config",
     "DreamerV3WorldModel",
+    "LAWMForPretraining",
     "LAWMPolicy",
     "LAWMPolicyConfig",
+    "LAWMPretrainingConfig",
     "LAWMProcessor",
+    "LAWMWorldModel",
+    "LAWMWorldModelConfig",
     "LawmForPretraining",
 ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the BAKU policy."""
 
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -38,26 +38,12 @@ class BakuConfig(VisionPolicyConfig):
     """
 
     model_type = "lawm_baku"
+    presets = _PRESETS
 
     num_layers: int = 8
     num_heads: int = 4
     dropout: float = 0.1
     action_std: float = 0.1
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> Self:
-        """Make a named configuration.
-
-        Args:
-            name: `"default"` (the paper's) or `"tabletop"` (small, for 64-pixel views on a CPU).
-            **overrides: Options to change.
-
-        Raises:
-            ValueError: If there is no such preset.
-        """
-        if name not in _PRESETS:
-            raise ValueError(f"`BakuConfig` presets are {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     def validate_transformer(self):
         """Heads share the width evenly; rates and deviations make sense."""
@@ -72,5 +58,5 @@ class BakuConfig(VisionPolicyConfig):
             raise ValueError(f"`action_std` must be positive, got {self.action_std}.")
 
 
-AutoConfig.register("lawm_baku", BakuConfig, exist_ok=True)
+AutoConfig.register(BakuConfig.model_type, BakuConfig, exist_ok=True)
 BakuConfig.register_for_auto_class()

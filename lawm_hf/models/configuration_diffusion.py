@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the Diffusion Policy."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -49,6 +49,7 @@ class DiffusionPolicyConfig(VisionPolicyConfig):
     """
 
     model_type = "lawm_diffusion"
+    presets = _PRESETS
 
     chunk_size: int = 16
     down_dims: list[int] | tuple[int, ...] = (256, 512, 1024)
@@ -88,21 +89,6 @@ class DiffusionPolicyConfig(VisionPolicyConfig):
                     f"{self.num_train_timesteps}, got {getattr(self, name)}."
                 )
 
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> Self:
-        """Make a named configuration.
 
-        Args:
-            name: `"default"` (the authors') or `"tabletop"` (small, for 64-pixel views on a CPU).
-            **overrides: Options to change.
-
-        Raises:
-            ValueError: If there is no such preset.
-        """
-        if name not in _PRESETS:
-            raise ValueError(f"`{cls.__name__}` presets are {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
-
-
-AutoConfig.register("lawm_diffusion", DiffusionPolicyConfig, exist_ok=True)
+AutoConfig.register(DiffusionPolicyConfig.model_type, DiffusionPolicyConfig, exist_ok=True)
 DiffusionPolicyConfig.register_for_auto_class()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the DreamerV3 world model, and the presets the paper sweeps over."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_lawm import StrictConfig
+from .configuration_lawm import LAWMWorldModelConfig
 
 # name: (deter_size, hidden_size, num_categoricals, num_classes, depth), `configs.yaml` of
 # danijar/dreamerv3. The names are nominal: see the true parameter counts in the tests.
@@ -21,8 +21,8 @@ PRESETS = {
 }
 
 # The paper's eq. 5 as the LAWM authors train it; the defaults are what learned in our measurements.
-PAPER_OBJECTIVE: dict[str, Any] = {
-    "objective": "posterior",
+PAPER_FORM: dict[str, Any] = {
+    "training_states": "posterior",
     "initial_state": "learned",
     "residual_decoder": False,
     "motion_weight": 0.0,
@@ -30,12 +30,11 @@ PAPER_OBJECTIVE: dict[str, Any] = {
 
 
 @strict
-class DreamerV3Config(StrictConfig):
+class DreamerV3Config(LAWMWorldModelConfig):
     """Sizes and objective of a `DreamerV3WorldModel`.
 
     Args:
         image_size: Side of the square frames in pixels, a multiple of 32.
-        num_channels: Channels `C` of a frame.
         action_size: Numbers `A` in one (latent) action.
         deter_size: Width `D` of the deterministic state.
         hidden_size: Width of the hidden layers of the recurrent model.
@@ -50,9 +49,10 @@ class DreamerV3Config(StrictConfig):
             learned vector and one recurrent step with a zero action, so the first frame enters
             only through its categoricals. `"frame"`: a projection of the first frame's embedding,
             continuous, so that details of the frame reach the prediction at once.
-        objective: `"posterior"` is the paper's eq. 5: every frame is reconstructed from a state
-            that saw it, and the KL divergence teaches the prediction of that state.
-            `"imagination"` predicts all frames from the first one and the actions alone.
+        training_states: Which latent states training draws frames from (`objective` before).
+            `"posterior"` is the paper's eq. 5: every frame is reconstructed from a state that saw
+            it, and the KL divergence teaches the prediction of that state. `"imagination"` predicts
+            all frames from the first one and the actions alone.
         residual_decoder: The decoder draws the difference to the first frame, and starts near
             zero: at initialisation the prediction is a copy of the first frame.
         residual: What a residual decoder draws. `"difference"` is added to the first frame.
@@ -78,10 +78,9 @@ class DreamerV3Config(StrictConfig):
     """
 
     model_type = "lawm_dreamerv3"
+    attribute_map: ClassVar = {"objective": "training_states"}
+    retired_options = frozenset({"num_channels"})
 
-    image_size: int = 128
-    num_channels: int = 3
-    action_size: int = 7
     deter_size: int = 4096
     hidden_size: int = 512
     num_categoricals: int = 32
@@ -90,7 +89,7 @@ class DreamerV3Config(StrictConfig):
     num_blocks: int = 8
     decoder_kernel_size: Literal[4, 5] = 4
     initial_state: Literal["learned", "frame"] = "frame"
-    objective: Literal["posterior", "imagination"] = "imagination"
+    training_states: Literal["posterior", "imagination"] = "imagination"
     residual_decoder: bool = True
     residual: Literal["difference", "flow"] = "difference"
     mask_ratio: float | int = 0.0
@@ -142,7 +141,7 @@ class DreamerV3Config(StrictConfig):
         if name == "tiny":
             sizes |= {"num_blocks": 1, "num_decoded_steps": 4}
         if variant == "authors":
-            sizes |= {"num_blocks": 1, "decoder_kernel_size": 5} | PAPER_OBJECTIVE
+            sizes |= {"num_blocks": 1, "decoder_kernel_size": 5} | PAPER_FORM
             if name != "tiny":
                 sizes |= {"num_categoricals": classes, "num_classes": categoricals}
         elif variant != "default":
@@ -187,7 +186,7 @@ class DreamerV3Config(StrictConfig):
     def validate_sizes(self):
         """Sizes are positive and the blocks divide them."""
         for name in (
-            *("num_channels", "action_size", "deter_size", "hidden_size", "num_categoricals"),
+            *("action_size", "deter_size", "hidden_size", "num_categoricals"),
             *("depth", "num_blocks"),
         ):
             if getattr(self, name) < 1:

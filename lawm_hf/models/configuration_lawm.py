@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every configuration shares: strict keywords; and the sizes that a policy needs."""
+"""What every configuration shares: strict keywords, presets, and the sizes that a pair needs."""
 
 import difflib
+import importlib
+import logging
 from dataclasses import fields
-from typing import Literal
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+logger = logging.getLogger(__name__)
 
 # Keys that are not fields of ours but may stand in a `config.json` all the same: what transformers
 # adds when it saves or loads, and what LeRobot adds to a folder that both libraries read.
@@ -23,18 +29,25 @@ _LEROBOT_KEYS = {
     *("optimizer_lr", "optimizer_vision_lr", "optimizer_weight_decay"),
     *("optimizer_grad_clip_norm", "scheduler_warmup_steps"),
 }
+# Where the distribution that defines a configuration is noted, for whoever loads it without.
+_PACKAGE = "defined_in"
 
 
 class StrictConfig(PreTrainedConfig):
     """A configuration that rejects unknown keywords.
 
     `PreTrainedConfig` silently keeps `chunk_sise=8` as an attribute; here it is an error with a
-    suggestion.
+    suggestion. Options with another name of before stand in `attribute_map`, those that are gone in
+    `retired_options`.
     """
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"default": {}}
+    retired_options: ClassVar[frozenset[str]] = frozenset()
+
     def __post_init__(self, **kwargs):
+        kwargs = {k: v for k, v in kwargs.items() if k not in {*self.retired_options, _PACKAGE}}
         known = {f.name for f in fields(self)}
-        unknown = set(kwargs) - known - _TRANSFORMERS_KEYS - _LEROBOT_KEYS
+        unknown = set(kwargs) - known - _TRANSFORMERS_KEYS - _LEROBOT_KEYS - set(self.attribute_map)
         if unknown:
             name = sorted(unknown)[0]
             close = difflib.get_close_matches(name, known, n=1)
@@ -43,6 +56,27 @@ class StrictConfig(PreTrainedConfig):
             )
             raise ValueError(f"`{type(self).__name__}` has no option `{name}`.{hint}")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
+        """Make a named configuration.
+
+        Args:
+            name: One of `presets`.
+            **overrides: Options to change.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"`{cls.__name__}` presets are {sorted(cls.presets)}, got {name!r}.")
+        return cls(**{**cls.presets[name], **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `PreTrainedConfig`; a class from elsewhere also notes which package defines it."""
+        package = type(self).__module__.partition(".")[0]
+        is_ours = package in ("lawm_hf", "transformers_modules", "__main__")
+        return super().to_dict() | ({} if is_ours else {_PACKAGE: package})
 
 
 @strict
@@ -61,6 +95,8 @@ class LAWMPolicyConfig(StrictConfig):
             action head: dropped when the head is re-initialised for finetuning.
     """
 
+    presets: ClassVar = {"default": {}, "tabletop": {"image_size": 64}}
+
     chunk_size: int = 10
     action_size: int = 7
     state_size: int = 8
@@ -76,3 +112,71 @@ class LAWMPolicyConfig(StrictConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.state_size < 0:
             raise ValueError(f"`state_size` must not be negative, got {self.state_size}.")
+
+
+@strict
+class LAWMWorldModelConfig(StrictConfig):
+    """Sizes of frames and actions, common to all world models.
+
+    Args:
+        image_size: Side of the square frames, in pixels.
+        action_size: Numbers `A` in one (latent) action.
+    """
+
+    presets: ClassVar = {"default": {}, "tiny": {"image_size": 32}}
+
+    image_size: int = 128
+    action_size: int = 7
+
+
+@cache
+def load_plugins() -> dict[str, str]:
+    """Import what installed distributions name as entry points of the group `lawm_hf`.
+
+    Returns:
+        Those that could not be imported, and why: one that lacks an optional library is no error.
+    """
+    failed = {}
+    for entry in entry_points(group="lawm_hf"):
+        try:
+            importlib.import_module(entry.module)
+        except Exception as error:
+            failed[entry.value] = f"{type(error).__name__}: {error}"
+    return failed
+
+
+def find_config_class(model_type: str, base: type[StrictConfig], package: str = "") -> type:
+    """The configuration registered with transformers' `AutoConfig` under a `model_type`.
+
+    Args:
+        model_type: Its name; `lawm_` may be left out, and `:` stands for `_`.
+        base: What it must be a kind of.
+        package: The package that defines it, if known, for the error.
+
+    Raises:
+        ValueError: If there is none of that kind, naming those there are and the remedy.
+    """
+    names = (model_type, f"lawm_{model_type.replace(':', '_')}")
+    failed: dict[str, str] = {}
+    for attempt in range(2):
+        for name in names:
+            # Its `get` does not know what `AutoConfig.register` added.
+            if name in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[name], base):
+                return CONFIG_MAPPING[name]
+        if not attempt:
+            failed = load_plugins()
+    known = sorted(found.model_type for found in _subclasses(base) if found.model_type)
+    close = difflib.get_close_matches(names[1], known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    origin = f"`{package}`" if package else "another package"
+    broken = "".join(f" The plug-in {name} is broken: {why}." for name, why in failed.items())
+    raise ValueError(
+        f"`model_type` must be one of {', '.join(known)}, got {model_type!r}.{hint} If it comes "
+        f"from {origin}, import that first: `--import {package or 'PACKAGE'}`, or in Python."
+        + broken
+    )
+
+
+def _subclasses(base: type) -> set[Any]:
+    found = set(base.__subclasses__())
+    return found.union(*(_subclasses(child) for child in found))

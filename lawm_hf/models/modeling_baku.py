@@ -17,7 +17,8 @@ from transformers import AutoModel
 from transformers import initialization as init
 
 from .configuration_baku import BakuConfig
-from .modeling_lawm import LatentNorm, LAWMPolicy, PolicyOutput, masked_mean
+from .modeling_lawm import LAWMPolicy
+from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
 
 
@@ -88,7 +89,6 @@ class BakuPolicy(LAWMPolicy):
             nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.GELU()
         )
         self.action_head = nn.Linear(size, config.chunk_size * config.action_size)
-        self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -100,9 +100,6 @@ class BakuPolicy(LAWMPolicy):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LatentNorm):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
         elif module is self:
             init.normal_(self.places, std=0.1)
             init.normal_(self.action_token, std=0.5)
@@ -169,10 +166,7 @@ class BakuPolicy(LAWMPolicy):
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, mask)
-        x = self.action_head(self.head(self.norm(x[:, -1])))  # (B, N * A)
-        if self.config.latent_norm == "batch":
-            x = self.latent_norm(x)
-        chunk = torch.tanh(x).unflatten(1, (self.config.chunk_size, self.config.action_size))
+        chunk = self.bound(self.action_head(self.head(self.norm(x[:, -1]))))  # (B, N, A)
         if actions is None:
             return PolicyOutput(actions=chunk)
         action_loss = self._negative_log_likelihood(chunk, actions)
@@ -185,11 +179,6 @@ class BakuPolicy(LAWMPolicy):
         std = self.config.action_std
         squared_error = (chunk.float() - actions.float()).square().mean(-1)
         return squared_error / (2 * std**2) + math.log(std * math.sqrt(2 * math.pi))
-
-    @torch.no_grad()
-    def predict_action_chunk(self, **observation: Tensor) -> Tensor:
-        """Chunk to execute, `(B, N, A)` in [-1, 1], from the observation keys of `forward`."""
-        return self(**observation).actions
 
 
 AutoModel.register(BakuConfig, BakuPolicy, exist_ok=True)

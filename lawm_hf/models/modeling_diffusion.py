@@ -21,7 +21,8 @@ from transformers import AutoModel
 from transformers import initialization as init
 
 from .configuration_diffusion import DiffusionPolicyConfig
-from .modeling_lawm import LatentNorm, LAWMPolicy, PolicyOutput, masked_mean
+from .modeling_lawm import LAWMPolicy
+from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_unet import ConditionalUnet
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
 
@@ -68,7 +69,6 @@ class DiffusionPolicy(LAWMPolicy):
             kernel_size=config.kernel_size,
             step_embed_size=config.step_embed_size,
         )
-        self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
         # One draw of the sampler's starting noise: where every chunk of latent actions starts.
         self.register_buffer("latent_start", torch.empty(config.chunk_size, config.action_size))
         self.post_init()
@@ -84,9 +84,6 @@ class DiffusionPolicy(LAWMPolicy):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LatentNorm):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
         elif module is self:
             init.normal_(self.latent_start)
         init_vision_weights(module)
@@ -212,7 +209,9 @@ class DiffusionPolicy(LAWMPolicy):
         shape = (len(condition), config.chunk_size, config.action_size)
         if config.latent_generator == "authors":
             noise = torch.randn(shape, device=condition.device)
-            return (noise - self._predict(noise, config.num_train_timesteps - 1, condition)).tanh()
+            return self.bound(
+                noise - self._predict(noise, config.num_train_timesteps - 1, condition)
+            )
         width = config.num_train_timesteps / config.num_latent_steps
         steps = [int((k + 0.5) * width) for k in reversed(range(config.num_latent_steps))]
         sample = self.latent_start.float().expand(shape)
@@ -221,10 +220,7 @@ class DiffusionPolicy(LAWMPolicy):
             signal, noise = self._rates(step)
             next_signal, next_noise = self._rates(next_step)
             sample = next_signal * clean + next_noise / noise * (sample - signal * clean)
-        clean = self._predict_clean(sample, steps[-1], condition)
-        if config.latent_norm == "batch":
-            clean = self.latent_norm(clean.flatten(1)).view(shape)
-        return clean.tanh()
+        return self.bound(self._predict_clean(sample, steps[-1], condition))
 
     def _rates(self, step: int) -> tuple[float, float]:
         """Factors of the clean chunk and of the noise in a sample at a step."""

@@ -11,42 +11,22 @@ Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `E` frame embeddi
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from .configuration_dreamer import DreamerV3Config
-from .modeling_frames import FrameDecoder, FrameEncoder
-from .modeling_lawm import WorldModelOutput, masked_mean
+from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
+from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, warp
+from .modeling_outputs import WorldModelOutput, frame_error, masked_mean
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 
 
-def frame_error(
-    predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
-) -> Tensor:
-    """Squared error of each frame, summed over its pixels; or of its features, likewise.
-
-    Args:
-        predicted: `(B, N, C, H, W)`.
-        frames: What the prediction should have been, `(B, N, C, H, W)`.
-        first_frame: `x_t`, `(B, 1, C, H, W)`. Predicting it for every step is the copy baseline.
-        motion_weight: See `DreamerV3Config`.
-
-    Returns:
-        `(B, N)`, float32.
-    """
-    error = (predicted.float() - frames).square()
-    if motion_weight:
-        motion = (frames - first_frame).abs().amax(2, keepdim=True)  # (B, N, 1, H, W)
-        error = error * (0.2 + motion_weight * (4 * motion).clamp(max=1))
-    return error.sum((-3, -2, -1))
-
-
-class DreamerV3WorldModel(PreTrainedModel):
+class DreamerV3WorldModel(LAWMWorldModel):
     """Predicts the frames that follow a frame from the actions in between.
 
-    Trained by one of two objectives, `config.objective`:
+    Trained in one of two ways, `config.training_states`:
 
     * `"posterior"`, the paper's eq. 5: each frame is encoded, its latent state inferred and the
       frame drawn again from it; the KL divergence keeps that state predictable from the actions.
@@ -55,8 +35,7 @@ class DreamerV3WorldModel(PreTrainedModel):
     """
 
     config_class = DreamerV3Config
-    base_model_prefix = "world_model"
-    main_input_name = "frames"
+    config: DreamerV3Config
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
@@ -64,10 +43,10 @@ class DreamerV3WorldModel(PreTrainedModel):
         self.rssm = RSSM(config)
         self.decoder = FrameDecoder(config)
         if config.frame_loss == "features":
-            self.features = FixedFeatures(config.num_channels)
+            self.features = FixedFeatures(NUM_CHANNELS)
         self.post_init()
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         frames: Tensor,
         actions: Tensor,
@@ -98,7 +77,7 @@ class DreamerV3WorldModel(PreTrainedModel):
         if noise is None and self.training:
             shape = (*frames.shape[:2], self.config.num_categoricals)
             noise = torch.rand(shape, device=frames.device)
-        if self.config.objective == "posterior":
+        if self.config.training_states == "posterior":
             states = self.rssm.observe(self._embed(seen), actions, noise=noise).at(slice(1, None))
             kl = self._kl(states)  # (B, N)
         else:
@@ -115,6 +94,23 @@ class DreamerV3WorldModel(PreTrainedModel):
             reconstruction_loss=reconstruction,
             kl_loss=kl,
         )
+
+    def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
+        """See `LAWMWorldModel.predict_frames`."""
+        state = self.initial_state(self.encode(first_frame[:, None])[:, 0])
+        return self.decode(self.imagine(state, actions), first_frame=first_frame)
+
+    def redraw_frames(self, frames: Tensor, actions: Tensor) -> Tensor | None:
+        """See `LAWMWorldModel.redraw_frames`; imagination never draws a frame that was seen."""
+        if self.config.training_states == "imagination":
+            return None
+        states = self.observe(self.encode(frames), actions)
+        return self.decode(states, first_frame=frames[:, 0])
+
+    def draw_noise(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `LAWMWorldModel.draw_noise`: one number for each categorical of each frame."""
+        shape = (*frames.shape[:2], self.config.num_categoricals)
+        return {"noise": torch.rand(shape, generator=generator).to(frames.device)}
 
     def encode(self, frames: Tensor) -> Tensor:
         """Embed frames `(B, T, C, H, W)`, uint8 or float in [0, 1], as `(B, T, E)`."""
@@ -214,7 +210,7 @@ class DreamerV3WorldModel(PreTrainedModel):
         self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, noise: Tensor | None
     ) -> None:
         """Shapes and dtypes only: to look at values would make a GPU wait."""
-        c, size = self.config.num_channels, self.config.image_size
+        c, size = NUM_CHANNELS, self.config.image_size
         if frames.dim() != 5 or frames.shape[2:] != (c, size, size):
             raise ValueError(
                 f"`frames` must have shape (B, N+1, {c}, {size}, {size}), got "

@@ -12,6 +12,7 @@ from .configuration_dreamer import DreamerV3Config
 from .scan_linear import BlockLinear, ScanLinear
 
 NORM_EPS = 1e-3  # DreamerV3
+NUM_CHANNELS = 3
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -30,7 +31,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__()
-        layers, channels = [], config.num_channels
+        layers, channels = [], NUM_CHANNELS
         for stage in range(config.num_stages):
             out = config.depth << stage
             layers += [
@@ -58,7 +59,7 @@ class FrameDecoder(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.embed_size))
         kernel = config.decoder_kernel_size
         layers, channels = [], config.grid_channels
-        num_drawn = 2 if config.residual == "flow" else config.num_channels
+        num_drawn = 2 if config.residual == "flow" else NUM_CHANNELS
         for stage in reversed(range(config.num_stages)):
             is_last = stage == 0
             out = num_drawn if is_last else config.depth << (stage - 1)

@@ -1,172 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LAWM itself: what a policy is, and the joint pretraining of a policy and a world model.
+"""What a policy is, and what a world model is: the two base classes.
 
-Paper: Latent Action Pretraining Through World Modeling (https://arxiv.org/abs/2509.18428).
+Paper: Latent Action Pretraining Through World Modeling (https://arxiv.org/abs/2509.18428). Any
+policy and any world model that keep to these go together in `LAWMForPretraining`.
 
-Shapes, here and everywhere: `B` batch, `V` views, `N` chunk steps, `C,H,W` image, `P` state,
-`L` task embedding, `A` action.
+Shapes: `B` batch, `V` views, `N` chunk steps, `C,H,W` image, `P` state, `L` task embedding,
+`A` action.
 """
 
-import importlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedModel
-from transformers.utils.generic import ModelOutput
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
 
-from .configuration_lawm import LAWMPolicyConfig
+from .configuration_lawm import (
+    LAWMPolicyConfig,
+    LAWMWorldModelConfig,
+    StrictConfig,
+    find_config_class,
+)
+from .modeling_outputs import LatentNorm, PolicyOutput, WorldModelOutput
 
 _HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
-@dataclass
-class PolicyOutput(ModelOutput):
-    """What a policy returns.
+def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any:
+    """The configuration in a folder or Hub repository, of whatever class it names.
 
-    Attributes:
-        loss: Behaviour-cloning loss, a scalar; only when target actions were given.
-        actions: Chunk of shape `(B, N, A)`, in [-1, 1]. Differentiable; without targets these are
-            the latent actions.
-        action_loss: Loss of each step, `(B, N)`, before masking.
+    Args:
+        folder: Where `config.json` is.
+        base: What it must be a kind of.
+        **hub: `subfolder`, `revision` and so on; `trust_remote_code` to run the folder's code.
+
+    Raises:
+        ValueError: If it is of another kind, or of a package that has to be imported first.
+    """
+    raw, _ = StrictConfig.get_config_dict(folder, **{k: hub[k] for k in _HUB_KEYS if k in hub})
+    if hub.get("trust_remote_code") and "auto_map" in raw:
+        return AutoConfig.from_pretrained(folder, **hub)
+    hub.pop("trust_remote_code", None)
+    model_type = raw.get("model_type", "")
+    try:
+        config_class = find_config_class(model_type, base, raw.get("defined_in", ""))
+    except ValueError as error:
+        raise ValueError(
+            f"{str(folder)!r} must hold a {base.__name__.removesuffix('Config')}. {error} A "
+            'pretraining run keeps its parts in subfolders: `subfolder="policy"`, '
+            '`subfolder="world_model"`.'
+        ) from error
+    return config_class.from_pretrained(folder, **hub)
+
+
+class LAWMModel(PreTrainedModel):
+    """Loads what a configuration names, and all of it.
+
+    `from_pretrained` of an abstract class returns the subclass that the configuration is registered
+    with (`AutoModel.register`); that of a subclass refuses incomplete or damaged weights.
     """
 
-    loss: Tensor | None = None
-    actions: Tensor | None = None
-    action_loss: Tensor | None = None
+    config_class = StrictConfig
+    is_abstract: ClassVar[bool] = False
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.is_abstract = abstract
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> Any:
+        """Load from a folder or a Hub repository; see `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If the folder holds something else, or weights are missing, left over or not
+                finite.
+        """
+        folder = pretrained_model_name_or_path
+        if cls.is_abstract:
+            hub = {key: kwargs[key] for key in (*_HUB_KEYS, "trust_remote_code") if key in kwargs}
+            if config is None:
+                base: Any = cls.config_class
+                config = load_config(folder, base, **hub)
+            if type(config) not in MODEL_MAPPING:  # remote code
+                return AutoModel.from_pretrained(folder, *args, config=config, **kwargs)
+            model_class: Any = MODEL_MAPPING[type(config)]
+            return model_class.from_pretrained(folder, *args, config=config, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        may_lack = kwargs.pop("may_lack", frozenset())
+        loaded: Any = super().from_pretrained(
+            folder, *args, config=config, output_loading_info=True, **kwargs
+        )
+        model, info = loaded
+        wrong = {k: sorted({*info[k]} - may_lack) for k in ("missing_keys", "unexpected_keys")}
+        wrong = {k: names for k, names in wrong.items() if names}
+        if wrong:
+            raise ValueError(
+                f"The weights in {str(folder)!r} must be those of a `{cls.__name__}` of its "
+                f"configuration, got {wrong}. Transformers would go on with random numbers. Fetch "
+                "or save the folder again."
+            )
+        check_weights(model, str(folder))
+        return (model, info) if wants_info else model
 
 
-@dataclass
-class WorldModelOutput(ModelOutput):
-    """What a world model returns; the losses of step `k` are about frame `x_{t+k+1}`.
+def check_weights(model: nn.Module, origin: str) -> None:
+    """Refuse weights that are not finite.
 
-    Attributes:
-        loss: Scalar, averaged over the steps whose frame is not padding.
-        reconstruction_loss: `(B, N)`, squared error summed over the pixels of a frame.
-        kl_loss: `(B, N)`, weighted KL terms in nats; zeros for an objective without a posterior.
+    Raises:
+        ValueError: Naming the first such tensor.
     """
-
-    loss: Tensor | None = None
-    reconstruction_loss: Tensor | None = None
-    kl_loss: Tensor | None = None
-
-
-@dataclass
-class PretrainingOutput(ModelOutput):
-    """Loss of joint pretraining, its parts, and the latent actions `(B, N, A)` behind it."""
-
-    loss: Tensor | None = None
-    latents: Tensor | None = None
-    reconstruction_loss: Tensor | None = None
-    kl_loss: Tensor | None = None
+    for name, tensor in model.state_dict().items():
+        if tensor.device.type != "meta" and not tensor.isfinite().all():
+            raise ValueError(
+                f"Weights must be finite, got NaN or infinity in `{name}` of {origin!r}. Take an "
+                "earlier checkpoint; a lower learning rate keeps training finite."
+            )
 
 
-def masked_mean(values: Tensor, is_pad: Tensor | None) -> Tensor:
-    """Mean of `(B, N)` values over the entries that are not padding (0 where all are)."""
-    if is_pad is None:
-        return values.mean()
-    keep = (~is_pad).to(values.dtype)
-    return (values * keep).sum() / keep.sum().clamp(min=1)
-
-
-class LatentNorm(nn.Module):
-    """Standardises each of the `N*A` outputs over the batch, across all processes.
-
-    Why: with a plain tanh the latents saturate within a few hundred updates and the policy's
-    gradient vanishes, or they collapse to a constant; unit variance before the tanh prevents both.
-    `nn.BatchNorm1d` would do on one process; `nn.SyncBatchNorm` does not run on CPUs.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-4):
-        super().__init__()
-        self.momentum, self.eps = momentum, eps
-        self.register_buffer("running_mean", torch.zeros(size))
-        self.register_buffer("running_var", torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardise `(B, N*A)` by batch statistics in training, running ones in evaluation."""
-        if not self.training:
-            return (x - self.running_mean) * (self.running_var + self.eps).rsqrt()
-        dtype, x = x.dtype, x.float()
-        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, N*A)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            moments = dist_functional.all_reduce(moments) / dist.get_world_size()
-        mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var, self.momentum)
-        return ((x - mean) * (var + self.eps).rsqrt()).to(dtype)
-
-
-class LAWMPolicy(PreTrainedModel):
+class LAWMPolicy(LAWMModel, abstract=True):
     """An observation and an instruction in, a chunk of actions out.
 
     The base of all policies, and the entry point: `LAWMPolicy.from_pretrained(folder_or_repo)`
-    returns the subclass that the configuration names.
+    returns the subclass that the configuration names. A subclass writes `forward` and names its
+    last action layer; its last line before the loss is `chunk = self.bound(raw)`.
     """
 
     config_class = LAWMPolicyConfig
     base_model_prefix = "lawm"
     main_input_name = "pixel_values"
-    # Names, within the state dict, of the last action layer: what finetuning re-initialises.
+    # Modules of the last action layer: what finetuning re-initialises.
     action_head_prefixes: tuple[str, ...] = ()
-    # Names of the vision encoder, which learns at a rate of its own in the recipes.
+    # Modules of the vision encoder, which learns at a rate of its own in the recipes.
     vision_parameter_prefixes: tuple[str, ...] = ()
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> Any:
-        """Load a policy from a folder or a Hub repository; see `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            ValueError: If the folder holds something that is not one of this package's policies, or
-                weights are missing or left over.
-        """
-        if cls is not LAWMPolicy:
-            wants_info = kwargs.pop("output_loading_info", False)
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                config=config,
-                output_loading_info=True,
-                **kwargs,
-            )
-            policy, info = loaded
-            wrong = {k: sorted(info[k]) for k in ("missing_keys", "unexpected_keys") if info[k]}
-            if wrong:
-                raise ValueError(
-                    f"The weights in {str(pretrained_model_name_or_path)!r} must be those of a "
-                    f"`{cls.__name__}` of its configuration, got {wrong}. Transformers would go on "
-                    "with random numbers. Fetch or save the folder again."
-                )
-            return (policy, info) if wants_info else policy
-        if config is None:
-            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
-            raw, _ = LAWMPolicyConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            model_type = raw.get("model_type", "")
-        else:
-            model_type = config.model_type
-        if model_type.startswith("lawm_lerobot_"):  # registered when imported, with LeRobot
-            importlib.import_module(f"lawm_hf.lerobot.{model_type.removeprefix('lawm_lerobot_')}")
-        # Its `get` does not know what `AutoConfig.register` added.
-        known = model_type in CONFIG_MAPPING
-        config_class = CONFIG_MAPPING[model_type] if known else object
-        if not issubclass(config_class, LAWMPolicyConfig):
-            raise ValueError(
-                f"`LAWMPolicy.from_pretrained` needs the folder of a LAWM policy, got `model_type` "
-                f"{model_type!r} in {pretrained_model_name_or_path!r}. A pretraining run keeps its "
-                'policy in a subfolder: pass `subfolder="policy"`.'
-            )
-        policy_class: Any = MODEL_MAPPING[config_class]
-        return policy_class.from_pretrained(
-            pretrained_model_name_or_path, *args, config=config, **kwargs
-        )
+    def __init__(self, config: LAWMPolicyConfig):
+        super().__init__(config)
+        self.latent_norm = LatentNorm(config.chunk_size * config.action_size)
 
     @classmethod
     def from_latent_pretraining(cls, folder: str | Path, **sizes: int) -> "LAWMPolicy":
@@ -177,10 +147,15 @@ class LAWMPolicy(PreTrainedModel):
             **sizes: `action_size`, `state_size` or `num_views` of the robot, where they are not
                 those of pretraining: the layers that depend on them start afresh, too.
         """
-        config = AutoConfig.from_pretrained(folder, subfolder="policy")
+        config = load_config(folder, LAWMPolicyConfig, subfolder="policy")
+        before = _weight_names(config)
         config.update(sizes)
         policy = cls.from_pretrained(
-            folder, subfolder="policy", config=config, ignore_mismatched_sizes=True
+            folder,
+            subfolder="policy",
+            config=config,
+            ignore_mismatched_sizes=True,
+            may_lack=before ^ _weight_names(config),  # layers of a state that only one side has
         )
         policy.reset_action_head()
         return policy
@@ -199,6 +174,16 @@ class LAWMPolicy(PreTrainedModel):
             )
         return num_views
 
+    def bound(self, raw: Tensor) -> Tensor:
+        """Turn what the last layer says, `(B, N * A)` or `(B, N, A)`, into a chunk in [-1, 1].
+
+        `config.latent_norm="batch"` standardises it first: see `LatentNorm`.
+        """
+        flat = raw.flatten(1)
+        if self.config.latent_norm == "batch":
+            flat = self.latent_norm(flat)
+        return flat.tanh().unflatten(1, (self.config.chunk_size, self.config.action_size))
+
     def forward(self, pixel_values: Tensor, task_embeds: Tensor, **kwargs: Any) -> PolicyOutput:
         """Predict a chunk, and its loss when `actions` are given.
 
@@ -213,7 +198,32 @@ class LAWMPolicy(PreTrainedModel):
     @torch.no_grad()
     def predict_action_chunk(self, **observation: Tensor) -> Tensor:
         """Chunk to execute, `(B, N, A)` in [-1, 1], from the observation keys of `forward`."""
-        raise NotImplementedError
+        actions = self(**observation).actions
+        assert actions is not None, "without targets `forward` returns a chunk"
+        return actions
+
+    def named_part(self, attribute: str) -> dict[str, nn.Parameter]:
+        """Parameters of the modules named by `action_head_prefixes` or `vision_parameter_prefixes`.
+
+        Raises:
+            ValueError: If it names none: whoever asks would go on as if nothing had to be done.
+        """
+        prefixes = tuple(f"{prefix}." for prefix in getattr(self, attribute))
+        found = {n: p for n, p in self.named_parameters() if prefixes and n.startswith(prefixes)}
+        if not found:
+            raise ValueError(
+                f"`{type(self).__name__}.{attribute}` must name modules with parameters, got "
+                f"{getattr(self, attribute)!r}. Set it in the class, for example to "
+                f"{tuple(name for name, _ in self.named_children())[-1:]}."
+            )
+        return found
+
+    def freeze_vision(self) -> list[str]:
+        """Stop training the vision encoder; returns the names of its parameters."""
+        vision = self.named_part("vision_parameter_prefixes")
+        for parameter in vision.values():
+            parameter.requires_grad_(False)
+        return list(vision)
 
     @torch.no_grad()
     def reset_action_head(self) -> list[str]:
@@ -223,75 +233,85 @@ class LAWMPolicy(PreTrainedModel):
 
         Returns:
             Names of the parameters that were re-initialised.
+
+        Raises:
+            ValueError: If the policy names no such layer, or its numbers stay what they were.
         """
+        before = {k: p.clone() for k, p in self.named_part("action_head_prefixes").items()}
         self.config.latent_norm = "none"
-        names = []
         for prefix in self.action_head_prefixes:
-            module = self.get_submodule(prefix)
-            for child in module.modules():
+            for child in self.get_submodule(prefix).modules():
                 # Transformers marks what it has initialised, and leaves that alone.
                 marked: tuple[Any, ...] = (child, *child.parameters(recurse=False))
                 for item in marked:
                     item._is_hf_initialized = False
                 self._init_weights(child)
-            names += [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        after = self.named_part("action_head_prefixes")
+        if all(torch.equal(after[name], old) for name, old in before.items()):
+            raise ValueError(
+                f"`{type(self).__name__}._init_weights` must re-initialise the modules of "
+                f"{self.action_head_prefixes}, but all their numbers stayed. Let it handle them."
+            )
         for module in self.modules():
             if isinstance(module, LatentNorm):
-                module.running_mean.zero_()
-                module.running_var.fill_(1)
-        return names
+                module.reset()
+        return list(before)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Transformers' defaults; a subclass with initialisation of its own may do without."""
+        if isinstance(module, LatentNorm):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+        else:
+            super()._init_weights(module)
 
 
-class LawmForPretraining(nn.Module):
-    """The paper in one forward: latent actions must let the world model predict the next frames.
+class LAWMWorldModel(LAWMModel, abstract=True):
+    """A frame and actions in, the frames that follow out.
 
-    Any pair will do whose policy returns a differentiable chunk without targets and whose world
-    model takes `(frames, actions, frame_is_pad)`.
-
-    Args:
-        policy: The policy.
-        world_model: The world model.
-        cut_gradient: For a control: the latents reach the world model without their gradient, so
-            the policy learns nothing. The authors' released code does this by mistake.
+    The base of all world models; `LAWMWorldModel.from_pretrained` returns the subclass that the
+    configuration names. A subclass writes `forward` and `predict_frames`; the rest has defaults.
     """
 
-    def __init__(
-        self, policy: LAWMPolicy, world_model: PreTrainedModel, cut_gradient: bool = False
-    ):
-        super().__init__()
-        for name in ("chunk_size", "action_size"):
-            ours, theirs = getattr(policy.config, name), getattr(world_model.config, name, None)
-            if theirs is not None and ours != theirs:
-                raise ValueError(
-                    f"Policy and world model must agree on `{name}`, got {ours} and {theirs}. "
-                    "Build both configurations with the same value."
-                )
-        self.policy, self.world_model = policy, world_model
-        self.cut_gradient = cut_gradient
+    config_class = LAWMWorldModelConfig
+    base_model_prefix = "world_model"
+    main_input_name = "frames"
 
     def forward(
-        self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor
-    ) -> PretrainingOutput:
-        """Predict `x_{t+1..t+N}` from `x_t` and the policy's latent actions.
-
-        Latent action `k` leads from frame `k` to frame `k+1`.
+        self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None = None, **noise: Tensor
+    ) -> WorldModelOutput:
+        """Loss of predicting `x_{t+1} .. x_{t+N}`, differentiable in the actions.
 
         Args:
             frames: `x_t .. x_{t+N}`, `(B, N+1, C, H, W)`, uint8 or float in [0, 1].
-            frame_is_pad: `(B, N+1)`; padded frames add nothing to the loss.
-            **observation: Inputs of the policy at time `t`.
+            actions: `(B, N, A)`; action `k` leads from frame `k` to frame `k+1`.
+            frame_is_pad: `(B, N+1)`. Padded frames add nothing to the loss.
+            **noise: What `draw_noise` returns; a model without it takes none.
         """
-        latents = self.policy(**observation).actions  # (B, N, A)
-        actions = latents.detach() if self.cut_gradient else latents
-        prediction = self.world_model(frames=frames, actions=actions, frame_is_pad=frame_is_pad)
-        return PretrainingOutput(
-            loss=prediction.loss,
-            latents=latents,
-            reconstruction_loss=prediction.reconstruction_loss,
-            kl_loss=prediction.kl_loss,
-        )
+        raise NotImplementedError
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
-        """Write `policy/` and `world_model/` below a folder."""
-        self.policy.save_pretrained(Path(folder) / "policy", **kwargs)
-        self.world_model.save_pretrained(Path(folder) / "world_model", **kwargs)
+    def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
+        """Frames `(B, N, C, H, W)`, nominally in [0, 1], from `x_t` alone and actions `(B, N, A)`.
+
+        Args:
+            first_frame: `x_t`, `(B, C, H, W)`, uint8 or float in [0, 1].
+            actions: `(B, N, A)`.
+        """
+        raise NotImplementedError
+
+    def redraw_frames(self, frames: Tensor, actions: Tensor) -> Tensor | None:
+        """Each of the frames `(B, N+1, C, H, W)` drawn after seeing it, if training does so."""
+        return None
+
+    def draw_noise(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Noise for `forward`, to compare actions under the same; none for a deterministic one."""
+        return {}
+
+
+def _weight_names(config: LAWMPolicyConfig) -> frozenset[str]:
+    """Names in the state dict of a policy of this configuration."""
+    if type(config) not in MODEL_MAPPING:
+        return frozenset()
+    policy_class: Any = MODEL_MAPPING[type(config)]
+    with torch.device("meta"):
+        return frozenset(policy_class(config).state_dict())

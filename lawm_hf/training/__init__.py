@@ -8,7 +8,6 @@ from .accelerator import make_accelerator
 from .args import TrainingArgs
 from .batches import FocusedLoader, to_device
 from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
-from .new_policy import new_policy
 from .optimizer import check_finite, make_optimizer, parameter_groups
 from .run_log import ProgressLog, told_only, write_run_record
 
@@ -23,7 +22,6 @@ __all__ = [
     "load_checkpoint",
     "make_accelerator",
     "make_optimizer",
-    "new_policy",
     "parameter_groups",
     "save_checkpoint",
     "to_device",

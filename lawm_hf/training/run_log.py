@@ -69,8 +69,10 @@ class ProgressLog:
         )
 
     def add(self, values: dict[str, Any]) -> None:
-        """Average scalars, of a micro-batch or of an update, into the next line."""
+        """Average scalars, of a micro-batch or of an update, into the next line; None is left out."""
         for key, value in values.items():
+            if value is None:
+                continue
             scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
             self.values.setdefault(key, []).append(scalar)
 

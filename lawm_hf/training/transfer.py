@@ -3,6 +3,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,9 @@ def keep_part(policy: LAWMPolicy, part: str) -> LAWMPolicy:
         return policy
     if part not in ("vision", "trunk"):
         raise ValueError(f'`transfer` must be "all", "vision" or "trunk", got {part!r}.')
-    fresh, prefixes = type(policy)(policy.config), policy.vision_parameter_prefixes
+    config: Any = policy.config
+    fresh, prefixes = type(policy)(config), policy.vision_parameter_prefixes
+    policy.named_part("vision_parameter_prefixes")  # it must name something
     kept = {
         name: tensor
         for name, tensor in policy.state_dict().items()

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policies and world models return, and the arithmetic that all of them share.
+
+Shapes, here and everywhere: `B` batch, `V` views, `N` chunk steps, `C,H,W` image, `P` state,
+`L` task embedding, `A` action.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
+from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
+
+
+@dataclass
+class PolicyOutput(ModelOutput):
+    """What a policy returns.
+
+    Attributes:
+        loss: Behaviour-cloning loss, a scalar; only when target actions were given.
+        actions: Chunk of shape `(B, N, A)`, in [-1, 1]. Differentiable; without targets these are
+            the latent actions.
+        action_loss: Loss of each step, `(B, N)`, before masking.
+    """
+
+    loss: Tensor | None = None
+    actions: Tensor | None = None
+    action_loss: Tensor | None = None
+
+
+@dataclass
+class WorldModelOutput(ModelOutput):
+    """What a world model returns; the losses of step `k` are about frame `x_{t+k+1}`.
+
+    Attributes:
+        loss: Scalar, averaged over the steps whose frame is not padding.
+        reconstruction_loss: `(B, N)`, squared error summed over the pixels of a frame.
+        kl_loss: `(B, N)`, weighted KL terms in nats; zeros for an objective without a posterior.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    kl_loss: Tensor | None = None
+
+
+@dataclass
+class PretrainingOutput(ModelOutput):
+    """Loss of joint pretraining, its parts, and the latent actions `(B, N, A)` behind it."""
+
+    loss: Tensor | None = None
+    latents: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    kl_loss: Tensor | None = None
+
+
+def masked_mean(values: Tensor, is_pad: Tensor | None) -> Tensor:
+    """Mean of `(B, N)` values over the entries that are not padding (0 where all are)."""
+    if is_pad is None:
+        return values.mean()
+    keep = (~is_pad).to(values.dtype)
+    return (values * keep).sum() / keep.sum().clamp(min=1)
+
+
+def frame_error(
+    predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
+) -> Tensor:
+    """Squared error of each frame, summed over its pixels; or of its features, likewise.
+
+    Args:
+        predicted: `(B, N, C, H, W)`.
+        frames: What the prediction should have been, `(B, N, C, H, W)`.
+        first_frame: `x_t`, `(B, 1, C, H, W)`. Predicting it for every step is the copy baseline.
+        motion_weight: 0 is the plain squared error; otherwise a pixel weighs
+            `0.2 + motion_weight * min(1, 4 |x_{t+k} - x_t|)`.
+
+    Returns:
+        `(B, N)`, float32.
+    """
+    error = (predicted.float() - frames).square()
+    if motion_weight:
+        motion = (frames - first_frame).abs().amax(2, keepdim=True)  # (B, N, 1, H, W)
+        error = error * (0.2 + motion_weight * (4 * motion).clamp(max=1))
+    return error.sum((-3, -2, -1))
+
+
+class LatentNorm(nn.Module):
+    """Standardises each of the `N*A` outputs over the batch, across all processes.
+
+    Why: with a plain tanh the latents saturate within a few hundred updates and the policy's
+    gradient vanishes, or they collapse to a constant; unit variance before the tanh prevents both.
+    `nn.BatchNorm1d` would do on one process; `nn.SyncBatchNorm` does not run on CPUs.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, size: int, momentum: float = 0.1, eps: float = 1e-4):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.was_used = False  # whether a policy that asks for it really standardises
+        self.register_buffer("running_mean", torch.zeros(size))
+        self.register_buffer("running_var", torch.ones(size))
+
+    def reset(self) -> None:
+        """Forget the statistics."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise `(B, N*A)` by batch statistics in training, running ones in evaluation."""
+        self.was_used = True
+        if not self.training:
+            return (x - self.running_mean) * (self.running_var + self.eps).rsqrt()
+        is_spread = dist.is_available() and dist.is_initialized()
+        world_size = dist.get_world_size() if is_spread else 1
+        if len(x) * world_size < 2:
+            raise ValueError(
+                "`latent_norm` standardises over the batch, which must hold at least 2 samples of "
+                "all processes, got 1: its gradient would be exactly 0. Take a larger batch, or "
+                '`latent_norm="none"`.'
+            )
+        dtype, x = x.dtype, x.float()
+        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, N*A)
+        if world_size > 1:
+            moments = dist_functional.all_reduce(moments) / world_size
+        mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return ((x - mean) * (var + self.eps).rsqrt()).to(dtype)
