@@ -39,7 +39,7 @@ from lawm_hf.models.configuration_diffusion import DiffusionPolicyConfig
 from lawm_hf.models.configuration_dreamer import DreamerV3Config
 from lawm_hf.models.modeling_diffusion import DiffusionPolicy
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
-from lawm_hf.models.modeling_lawm import LawmForPretraining
+from lawm_hf.models.modeling_pretraining import LawmForPretraining
 from lawm_hf.models.text_lawm import hash_words
 
 LENGTH, CHUNK, LAST_START = 14, 10, 3  # frames of an episode, actions of a chunk, latest window

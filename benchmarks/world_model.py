@@ -26,7 +26,8 @@ from torch import Tensor
 
 from lawm_hf.models import scan_linear
 from lawm_hf.models.configuration_dreamer import PRESETS, DreamerV3Config
-from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel, frame_error
+from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
+from lawm_hf.models.modeling_outputs import frame_error
 from lawm_hf.models.modeling_rssm import categorical_kl
 
 Loss = Callable[[DreamerV3WorldModel, Tensor, Tensor, Tensor], Tensor]

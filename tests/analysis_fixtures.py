@@ -5,15 +5,18 @@ In each clip the red and green of all pixels grow by a velocity in [-0.1, 0.1] p
 show that velocity (red, green) beside noise (blue). Latent action = ten times the velocity.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from torch import nn
 
 from lawm_hf.analysis import Clips
-from lawm_hf.models import LAWMPolicy, LAWMPolicyConfig
-from lawm_hf.models.modeling_lawm import LatentNorm, PolicyOutput, WorldModelOutput, masked_mean
+from lawm_hf.models import (
+    LAWMPolicy,
+    LAWMPolicyConfig,
+    LAWMWorldModel,
+    LAWMWorldModelConfig,
+)
+from lawm_hf.models.modeling_outputs import LatentNorm, PolicyOutput, WorldModelOutput, masked_mean
 
 N, SIDE = 5, 4
 
@@ -48,33 +51,21 @@ def toy_policy(kind: str) -> ToyPolicy:
     return policy
 
 
-class ToyWorldModel(nn.Module):
+class ToyWorldModel(LAWMWorldModel):
     """Knows the toy's physics; `gain` 0 ignores the actions."""
 
     def __init__(self, gain: float = 0.1):
-        super().__init__()
+        super().__init__(LAWMWorldModelConfig(image_size=SIDE))
         self.gain = nn.Parameter(torch.tensor(gain))
-        self.config = SimpleNamespace(num_categoricals=1, motion_weight=0.0)
 
-    def encode(self, frames):
-        return frames.mean((-1, -2))
-
-    def initial_state(self, embed):
-        return embed
-
-    def imagine(self, state, actions):
+    def predict_frames(self, first_frame, actions):
         drift = torch.nn.functional.pad(actions.cumsum(1) * self.gain, (0, 1))
-        return state[:, None] + drift
+        colours = first_frame.mean((-1, -2))[:, None] + drift  # (B, N, C)
+        return colours[..., None, None].expand(*colours.shape, SIDE, SIDE)
 
-    def observe(self, embeds, actions):
-        return embeds
-
-    def decode(self, states, first_frame=None):
-        return states[..., None, None].expand(*states.shape, SIDE, SIDE)
-
-    def forward(self, frames, actions, frame_is_pad, noise):
-        drawn = self.decode(self.imagine(self.encode(frames[:, :1])[:, 0], actions))
-        error = (drawn - frames[:, 1:]).square().sum((-3, -2, -1))
+    def forward(self, frames, actions, frame_is_pad):
+        error = self.predict_frames(frames[:, 0], actions) - frames[:, 1:]
+        error = error.square().sum((-3, -2, -1))
         return WorldModelOutput(loss=masked_mean(error, frame_is_pad[:, 1:]))
 
 

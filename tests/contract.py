@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from lawm_hf.models.configuration_lawm import LAWMPolicyConfig
-from lawm_hf.models.modeling_lawm import LAWMPolicy, PolicyOutput
+from lawm_hf.models.modeling_lawm import LAWMPolicy
+from lawm_hf.models.modeling_outputs import PolicyOutput
 
 Inputs = dict[str, Tensor]
 

@@ -30,7 +30,7 @@ from lawm_hf.analysis import (
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.probes import probe_cases
 from lawm_hf.analysis.traversal import traverse
-from lawm_hf.models.modeling_lawm import PolicyOutput
+from lawm_hf.models.modeling_outputs import PolicyOutput
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from lawm_hf.models.configuration_dreamer import PRESETS, DreamerV3Config
-from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel, frame_error
+from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
+from lawm_hf.models.modeling_outputs import frame_error
 
 # ---------------------------------------------------------------------------------------- sizes
 

@@ -7,7 +7,7 @@ from dreamer_fixtures import OBJECTIVES, B, N, S, batch, build, gradients
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from lawm_hf.models.modeling_dreamer import frame_error
+from lawm_hf.models.modeling_outputs import frame_error
 from lawm_hf.models.modeling_rssm import categorical_kl, mixed_log_probs, sample_one_hot
 
 # ------------------------------------------------------------------------------------- formulas

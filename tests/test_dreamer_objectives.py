@@ -9,9 +9,9 @@ from transformers import AutoModel
 
 from lawm_hf.models.configuration_baku import BakuConfig
 from lawm_hf.models.modeling_baku import BakuPolicy
-from lawm_hf.models.modeling_dreamer import frame_error
-from lawm_hf.models.modeling_lawm import LawmForPretraining
 from lawm_hf.models.modeling_objectives import FixedFeatures, hide_patches, warp
+from lawm_hf.models.modeling_outputs import frame_error
+from lawm_hf.models.modeling_pretraining import LawmForPretraining
 
 RESIDUAL = {"initial_state": "frame", "residual_decoder": True, "motion_weight": 1.0}
 SWITCHES = {

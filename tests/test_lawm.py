@@ -20,7 +20,7 @@ from lawm_hf import (
     LawmForPretraining,
     LAWMPolicy,
 )
-from lawm_hf.models.modeling_lawm import LatentNorm
+from lawm_hf.models.modeling_outputs import LatentNorm
 
 POLICIES = {"baku": (BakuConfig, BakuPolicy), "diffusion": (DiffusionPolicyConfig, DiffusionPolicy)}
 OBJECTIVES = ["posterior", "imagination"]

@@ -10,6 +10,7 @@ from .modeling_baku import BakuPolicy
 from .modeling_diffusion import DiffusionPolicy
 from .modeling_dreamer import DreamerV3WorldModel
 from .modeling_lawm import LAWMPolicy, LAWMWorldModel
+from .modeling_outputs import PolicyOutput, PretrainingOutput, WorldModelOutput, masked_mean
 from .modeling_pretraining import LAWMForPretraining, LawmForPretraining
 from .processing_lawm import LAWMProcessor
 
@@ -28,4 +29,8 @@ __all__ = [
     "LAWMWorldModel",
     "LAWMWorldModelConfig",
     "LawmForPretraining",
+    "PolicyOutput",
+    "PretrainingOutput",
+    "WorldModelOutput",
+    "masked_mean",
 ]

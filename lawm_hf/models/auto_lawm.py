@@ -7,6 +7,8 @@ repository, whose weights are then taken too. Whoever registers a configuration 
 an entry point of the group `lawm_hf` of its distribution.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ def policy_config(name: str, preset: str = "default", **options: Any) -> LAWMPol
         preset: One of the presets of that type; of no account for a folder.
         **options: Fields to change.
     """
-    return _config(name, LAWMPolicyConfig, preset, options)
+    with _flag("policy_type"):
+        return _config(name, LAWMPolicyConfig, preset, options)
 
 
 def new_policy(name: str, preset: str = "default", **options: Any) -> LAWMPolicy:
@@ -34,9 +37,10 @@ def new_policy(name: str, preset: str = "default", **options: Any) -> LAWMPolicy
     return _model(name, LAWMPolicy, policy_config(name, preset, **options))
 
 
-def new_world_model(name: str, preset: str = "default", **options: Any) -> LAWMWorldModel:
+def new_world_model(name: str, preset: str = "tiny", **options: Any) -> LAWMWorldModel:
     """A world model by name, likewise."""
-    config = _config(name, LAWMWorldModelConfig, preset, options)
+    with _flag("world_model_type"):
+        config = _config(name, LAWMWorldModelConfig, preset, options)
     return _model(name, LAWMWorldModel, config)
 
 
@@ -45,13 +49,23 @@ def new_objective(
 ) -> LAWMForPretraining:
     """Joint pretraining of a pair: the paper's (`"latent"`), or a registered `model_type`."""
     name = "lawm_pretraining" if name == "latent" else name
-    model_class: Any = MODEL_MAPPING[find_config_class(name, LAWMPretrainingConfig)]
+    with _flag("objective"):
+        model_class: Any = MODEL_MAPPING[find_config_class(name, LAWMPretrainingConfig)]
     return model_class(policy, world_model, **options)
 
 
 def is_address(name: str) -> bool:
     """Whether a name is a folder or a Hub repository rather than a `model_type`."""
     return "/" in name or Path(name).is_dir()
+
+
+@contextmanager
+def _flag(name: str) -> Iterator[None]:
+    """Whose value is wrong, in front of why it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
 
 
 def _config(name: str, base: Any, preset: str, options: dict[str, Any]) -> Any:

@@ -165,7 +165,7 @@ def find_config_class(model_type: str, base: type[StrictConfig], package: str = 
                 return CONFIG_MAPPING[name]
         if not attempt:
             failed = load_plugins()
-    known = sorted(found.model_type for found in _subclasses(base) if found.model_type)
+    known = sorted(found.model_type for found in {base, *_subclasses(base)} if found.model_type)
     close = difflib.get_close_matches(names[1], known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     origin = f"`{package}`" if package else "another package"
