@@ -23,7 +23,7 @@ LAYERS = {
     "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
     "envs": {"writing"},
     "writing": set(),
-    "training": {"models", "arguments", "hub"},
+    "training": {"models", "arguments", "hub", "writing"},
     "evaluation": {"models", "data", "envs", "metrics", "writing"},
     "hub": {"models"},
     "analysis": {"models", "data", "metrics"},

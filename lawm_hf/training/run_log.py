@@ -69,7 +69,7 @@ class ProgressLog:
         )
 
     def add(self, values: dict[str, Any]) -> None:
-        """Average scalars, of a micro-batch or of an update, into the next line; None is left out."""
+        """Average scalars, of a micro-batch or of an update, into the next line."""
         for key, value in values.items():
             if value is None:
                 continue
