@@ -39,10 +39,8 @@ def main(args: CardsArgs) -> None:
         run = parse_args(PretrainArgs, flags)
         with torch.device("meta"):  # Sizes without weights.
             model, _ = build_model(run)
-        world_model = model.world_model.num_parameters()
-        card = build_card(
-            asdict(run), model.policy, world_model, run.text_encoder, {}, f"<user>/{name}"
-        )
+        parts = model.policy, model.world_model
+        card = build_card(asdict(run), *parts, run.text_encoder, {}, f"<user>/{name}")
         card.save(Path(args.output_dir, f"{name}.md"))
 
 

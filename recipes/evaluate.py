@@ -24,7 +24,7 @@ from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
 from lawm_hf.envs.libero import num_tasks, prepare_libero
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.evaluation.rollout import fingerprint, rollout
-from lawm_hf.hub.push import add_results
+from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import TrainingArgs, make_accelerator
 

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from lawm_hf.analysis.report import LatentReport
 from lawm_hf.arguments import arg, parse_json_options, run_command
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
-from lawm_hf.hub.push import push_run, write_card
+from lawm_hf.hub import push_run, write_card
 from lawm_hf.models import LAWMProcessor
 from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.training import (

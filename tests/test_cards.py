@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model cards: of real small runs, with licences, cost and results; and those of the plans."""
 
+import ast
 import json
 import re
 import shutil
@@ -13,10 +14,12 @@ from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from test_recipes import FINETUNE, finetune, pretrain, recipe
 
-from lawm_hf import LAWMPolicy, run_record
+from lawm_hf import LAWMPolicy, hub, run_record
 from lawm_hf.evaluation.results import EpisodeResult, summarize
-from lawm_hf.hub.licences import licence, pretraining_sources, shareable
-from lawm_hf.hub.push import add_results, push_run, write_card
+from lawm_hf.hub import add_results, push_run, write_card
+from lawm_hf.hub.card import card_metadata, data_licences
+from lawm_hf.hub.licences import inherited_sources, licence, pretraining_sources, shareable
+from lawm_hf.hub.text import cell, code, literal
 from lawm_hf.training.run_log import ProgressLog, energy, hardware
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +44,41 @@ def summary(successes: int, episodes: int) -> dict:
     return summarize([EpisodeResult(i, "go", i < successes, 9) for i in range(episodes)])
 
 
+class FakeApi:
+    """Notes what is committed."""
+
+    is_private = True
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **options: self.calls.append((name, options))
+
+    def repo_info(self, repository):
+        return SimpleNamespace(private=self.is_private)
+
+    def create_commit(self, **options):
+        self.calls.append(("create_commit", options))
+        return SimpleNamespace(oid="abc")
+
+    @property
+    def files(self) -> dict:
+        """What the one commit holds."""
+        (commit,) = [options for name, options in self.calls if name.endswith("commit")]
+        assert not any(name.startswith("upload") for name, _ in self.calls)
+        return {o.path_in_repo: o.path_or_fileobj for o in commit["operations"]}
+
+
+def push(monkeypatch, folder: Path, repository: str, api=None, **options) -> FakeApi:
+    api = api or FakeApi()
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    push_run(folder, repository, **options)
+    return api
+
+
 def snippet(card: str) -> str:
-    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    return re.search(r"```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[1]
 
 
 @pytest.mark.parametrize(("name", "result"), [("pretrain", "latents"), ("finetune", "chunk")])
@@ -104,6 +140,21 @@ def test_the_pretraining_data_are_read_from_its_folder_without_paths(tmp_path):
         ("lerobot:nvidia/BridgeData2_LeRobot_v3@COMMIT", "cc-by-4.0"),
         ("libero:DIR,suite=libero_90", "cc-by-4.0"),
         ("lerobot:me/demos", "unstated"),
+        ("lerobot:nvidia/bridge_lerobot_v3", "cc-by-4.0"),
+        ("lerobot:IPEC-COMMUNITY/bridge_orig_lerobot", "cc-by-4.0"),
+        ("lerobot:someone/bridge_data_v2", "cc-by-4.0"),
+        ("lerobot:hf://datasets/lerobot/libero@a1aaacb", "cc-by-4.0"),
+        ("lerobot:nvidia/LIBERO_LeRobot_v3/libero_90", "cc-by-4.0"),
+        ("lerobot:physical-intelligence/libero", "cc-by-4.0"),
+        ("lerobot:openvla/modified_libero_rlds", "cc-by-4.0"),
+        ("wds:hf://datasets/me/sthv2-wds/train-*.tar", "ssv2-research-only"),
+        ("wds:hf://datasets/me/20bn-clips/train-*.tar", "ssv2-research-only"),
+        ("folder:/data/SomethingSomethingV2", "ssv2-research-only"),
+        ("wds:smth-smth/x.tar", "ssv2-research-only"),
+        ("lerobot:me/bridge-inspection", "unstated"),
+        ("folder:/data/cambridge_data", "unstated"),
+        ("lerobot:x/libero_plus_lerobot", "unstated"),  # others have extended it
+        ("folder:/data/fifthv2", "unstated"),
         ("folder:/data/tabletop", "unstated"),
         ("wds:/data/train-*.tar", "unstated"),
     ],
@@ -144,30 +195,253 @@ def test_an_evaluation_adds_its_rate_and_interval_and_replaces_only_itself(polic
 def test_what_its_owner_wrote_on_a_card_survives_evaluation_and_push(policy_folder, monkeypatch):
     path = policy_folder / "README.md"
     path.write_text(path.read_text().replace("## Limits", "Licence of my demos: CC0.\n\n## Limits"))
-    uploaded = {}
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, *a, **k: None)
-    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
-    monkeypatch.setattr("huggingface_hub.HfApi.upload_file", lambda self, **k: None)
+    mine = '```python\npolicy = LAWMPolicy.from_pretrained("someone/else")\n```\n'
+    path.write_text(path.read_text().replace("---\n", "---\n# my comment\n", 1) + mine)
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
-    push_run(policy_folder, "me/lawm-reach")
+    push(monkeypatch, policy_folder, "me/lawm-reach")
     text = path.read_text()
     assert "Licence of my demos: CC0." in text
-    assert "\n# lawm-reach\n" in text
-    assert 'LAWMPolicy.from_pretrained("me/lawm-reach")' in text
-    assert 'LAWMProcessor.from_pretrained("me/lawm-reach")' in text
-    assert uploaded["repo_id"] == "me/lawm-reach"
+    assert text.startswith("---\n# my comment\n")
+    assert text.endswith(mine)
+    for again in ("me/lawm-reach", "me/lawm-2"):  # under a second name, too
+        push(monkeypatch, policy_folder, again)
+        text, name = path.read_text(), again.split("/")[1]
+        assert f"\n# {name}\n" in text
+        assert f'LAWMPolicy.from_pretrained("{again}")' in text
+        assert f'LAWMProcessor.from_pretrained("{again}")' in text
+        assert ModelCard(text).data.model_name == name
+        assert text.endswith(mine)
+    add_results(policy_folder, summary(1, 4), "tabletop", "place4", SETTINGS)
+    assert ModelCard.load(path).data.model_name == "lawm-2"
 
 
 def test_an_evaluation_does_not_fail_for_a_card(policy_folder, monkeypatch, caplog, tmp_path):
     add_results(tmp_path / "no_card", summary(3, 4), "tabletop", "reach", SETTINGS)
     add_results("someone/on-the-hub", summary(3, 4), "tabletop", "reach", SETTINGS)
 
-    def refuse(self, path):
-        raise PermissionError(f"Read-only file system: {path}")
+    path = policy_folder / "README.md"
+    for damaged in ("---\nlicense: [\n---\n# mine\n", "---\nmodel-index:\n- 3\n---\n# mine\n"):
+        path.write_text(damaged)
+        caplog.clear()
+        add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
+        assert "not on the model card" in caplog.text
+        assert path.read_text() == damaged
 
-    monkeypatch.setattr(ModelCard, "save", refuse)
+    def refuse(self, *args, **kwargs):
+        raise PermissionError("Read-only file system")
+
+    caplog.clear()
+    monkeypatch.setattr("lawm_hf.hub.card_file.write_text_atomic", refuse)
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
     assert "not on the model card" in caplog.text
+
+
+def test_an_evaluation_of_nothing_leaves_the_result_on_the_card(policy_folder):
+    add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
+    before = (policy_folder / "README.md").read_text()
+    nothing = summary(1, 1) | {"episodes": 0}
+    with pytest.raises(ValueError, match="at least one episode, got 0"):
+        add_results(policy_folder, nothing, "tabletop", "reach", SETTINGS)
+    assert (policy_folder / "README.md").read_text() == before
+
+
+def test_a_card_that_is_there_when_a_run_ends_is_kept_under_another_name(policy_folder):
+    path = policy_folder / "README.md"
+    for words in ("mine", "mine again"):
+        path.write_text(words)
+        write_card(policy_folder)
+    assert (policy_folder / "README.1.md").read_text() == "mine"
+    assert (policy_folder / "README.2.md").read_text() == "mine again"
+    write_card(policy_folder)  # the same once more
+    assert len(list(policy_folder.glob("README*.md"))) == 3
+
+
+HOSTILE = 'x"]\n```\n\n<img src=x>\n# Verified `\n---\nlicense: mit\n---\n| a | [b](c) '
+HOSTILE += "\x1b[31m\u202e\u2028"  # colour of a terminal, order of reading, end of a line
+
+
+def test_words_of_others_on_a_card_are_neither_code_nor_markup_nor_metadata(policy_folder):
+    path = policy_folder / "environment.json"
+    record = json.loads(path.read_text()) | {"pretraining_sources": [f"folder:{HOSTILE}"]}
+    record["versions"]["torch"] = record["hardware"]["cpu"] = HOSTILE
+    path.write_text(json.dumps(record))
+    args = yaml.safe_load((policy_folder / "args.yaml").read_text())
+    args |= {"source": f"lerobot:{HOSTILE}", "pretrained": HOSTILE}
+    (policy_folder / "args.yaml").write_text(yaml.safe_dump(args))
+    config = json.loads((policy_folder / "config.json").read_text())
+    key = f"observation.images.{HOSTILE}"
+    config["input_features"] = {key: {"type": "VISUAL", "shape": [3, 64, 64]}}
+    (policy_folder / "config.json").write_text(json.dumps(config))
+    write_card(policy_folder, HOSTILE)
+    add_results(policy_folder, summary(3, 4), HOSTILE, HOSTILE, SETTINGS)
+    text = (policy_folder / "README.md").read_text()
+    assert all(c == "\n" or c.isprintable() for c in text)
+    assert ModelCard(text).data.license == "other"
+    body = text.split("\n---\n", 1)[1]
+    assert not re.search(r"^ *(<(?!!--)|# Verified|---|license|```\n\n<)", body, re.MULTILINE)
+    # Outside of code spans and fences no character of markup is bare.
+    prose = re.sub(r"```python.*?```\n", "", body, flags=re.DOTALL)
+    prose = re.sub(r"(?<!\\)(`+)(?!`).+?(?<!`)\1(?!`)", "", prose)
+    assert not re.search(r"(?<!\\)<(?!!--)|(?<!\\)\[b", prose)
+    table = body.split("## Use")[0]
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines() if line[:1] == "|"]
+    assert set(bars) == {3}
+    tree = ast.parse(snippet(text))
+    assert [type(node).__name__ for node in tree.body].count("Expr") == 0
+    loaded = [ast.literal_eval(n.args[0]) for n in ast.walk(tree) if is_load(n)]
+    assert loaded == [HOSTILE, HOSTILE]
+
+
+def is_load(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained"
+
+
+@pytest.mark.parametrize("text", ["a", 'a"b', "a'b", "a'\"b", "back\\slash", "é\n\u2028", HOSTILE])
+def test_a_literal_is_the_string(text):
+    assert ast.literal_eval(literal(text)) == text
+    assert literal(text).isprintable()
+
+
+def test_a_code_span_holds_any_backticks():
+    assert code("a") == "`a`"
+    assert code("a`b``c") == "``` a`b``c ```"
+    assert cell(code("a|b")) == "`a\\|b`"
+
+
+def run_folder(folder: Path, source: str, **args) -> Path:
+    """What a pretraining run leaves behind, without its weights' numbers."""
+    names = ["health.json", "environment.json", "policy/model.safetensors", "policy/modeling_a.py"]
+    names += ["policy/images_b.py", "world_model/config.json", "processor/processor_config.json"]
+    private = ["console.txt", "wandb/config.json", "log.jsonl", "step_000004/model.safetensors"]
+    private += ["notes.py", ".env", "policy/mine.py", "policy/optimizer.bin", "token.json"]
+    private += ["strip_000200.png", "README.1.md", "videos/a.mp4", "episodes.jsonl"]
+    for name in names + private:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("{}")
+    (folder / "policy/modeling_a.py").write_text("from .images_b import x\n")
+    auto_map = {"AutoModel": "modeling_a.Policy"}
+    (folder / "policy/config.json").write_text(json.dumps({"auto_map": auto_map}))
+    (folder / "README.md").write_text("# mine\n")
+    args = {"sources": [source], "output_dir": str(folder), "eval_source": "auto"} | args
+    (folder / "args.yaml").write_text(yaml.safe_dump(args))
+    return folder
+
+
+RESULTS = {
+    *("README.md", "args.yaml", "environment.json", "health.json", "policy/config.json"),
+    *("policy/model.safetensors", "policy/modeling_a.py", "policy/images_b.py"),
+    *("processor/processor_config.json", "world_model/config.json"),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "eval_source", "has_pictures"),
+    [
+        ("tabletop:reach", "auto", True),
+        ("lerobot:lerobot/libero", "none", True),
+        ("ssv2:DIR", "auto", False),
+        ("folder:/data/mine", "auto", False),
+        ("tabletop:reach", "ssv2:DIR", False),  # held-out clips are on the pictures
+    ],
+)
+def test_a_push_uploads_results_alone_in_one_commit(
+    tmp_path, monkeypatch, source, eval_source, has_pictures
+):
+    folder = run_folder(tmp_path / "run", source, eval_source=eval_source)
+    api = push(monkeypatch, folder, "me/x", tag="v1", revision="next")
+    assert set(api.files) == RESULTS | ({"strip_000200.png"} if has_pictures else set())
+    assert str(tmp_path) not in api.files["args.yaml"].decode()
+    assert (folder / "README.md").read_text() == "# mine\n"
+    calls = dict(api.calls)
+    assert calls["create_repo"] == {"private": True, "exist_ok": True}
+    assert (calls["create_branch"]["branch"], calls["create_commit"]["revision"]) == ("next",) * 2
+    assert calls["create_tag"] == {"tag": "v1", "revision": "abc"}
+
+
+def test_research_only_weights_go_to_a_public_repository_only_if_asked_to(tmp_path, monkeypatch):
+    api = FakeApi()
+    api.is_private = False
+    folder = run_folder(tmp_path / "run", "wds:hf://datasets/me/sthv2/train-*.tar")
+    with pytest.raises(ValueError, match="allow_public"):
+        push(monkeypatch, folder, "me/x", api)
+    assert "create_commit" not in dict(api.calls)
+    push(monkeypatch, folder, "me/x", api, allow_public=True, create_pr=True)
+    assert dict(api.calls)["create_commit"]["create_pr"] is True
+    free = run_folder(tmp_path / "free", "tabletop:reach")
+    push(monkeypatch, free, "me/x", type("Public", (FakeApi,), {"is_private": False})())
+
+
+@pytest.mark.parametrize(
+    "name", ["true", "lawm", "me/", "me/x/y", "https://huggingface.co/me/x", "me/a b", "me/x@main"]
+)
+def test_a_malformed_repository_is_found_before_training(tmp_path, name):
+    with pytest.raises(ValueError, match="`user/name`, got"):
+        pretrain(tmp_path, steps=1, push_to_hub=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_metadata_name_base_model_data_sets_and_policy(policy_folder):
+    path = policy_folder / "args.yaml"
+    args = yaml.safe_load(path.read_text())
+    args |= {"source": "lerobot:lerobot/libero@a1,suite=x", "pretrained": "me/lawm-latent"}
+    path.write_text(yaml.safe_dump(args))
+    path = policy_folder / "environment.json"
+    sources = ["lerobot:nvidia/LIBERO_LeRobot_v3/libero_90", "wds:hf://datasets/me/b/*.tar"]
+    record = json.loads(path.read_text()) | {"pretraining_sources": sources[:1]}
+    path.write_text(json.dumps(record))
+    data = write_card(policy_folder).data
+    assert (data.license, data.license_link) == ("cc-by-4.0", None)
+    assert data.base_model == "me/lawm-latent"
+    assert data.datasets == ["lerobot/libero", "nvidia/LIBERO_LeRobot_v3"]
+    assert {"lerobot", "robotics", "baku"} <= set(data.tags)
+    path.write_text(json.dumps(record | {"pretraining_sources": sources}))
+    data = write_card(policy_folder).data
+    assert (data.license, data.license_link) == ("other", "LICENSE.md")
+    assert "licence unknown" in (policy_folder / "LICENSE.md").read_text()
+    assert "me/b" in data.datasets
+
+
+def test_a_base_in_a_folder_goes_by_the_name_under_which_it_was_pushed(tmp_path):
+    (tmp_path / "args.yaml").write_text("push_to_hub: me/lawm-latent\nsources: [tabletop:reach]\n")
+    args = {"source": "tabletop:reach", "pretrained": str(tmp_path)}
+    policy = SimpleNamespace(config=SimpleNamespace(model_type="lawm_baku"))
+    assert card_metadata(args, {}, policy, {}).base_model == "me/lawm-latent"
+    (tmp_path / "args.yaml").write_text("sources: [tabletop:reach]\n")
+    assert card_metadata(args, {}, policy, {}).base_model is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sources: !!python/object/apply:os.mkdir ['{}/ran']", "- a", "sources: [[1]]", "\0", "{", ""],
+)
+def test_a_damaged_record_of_the_pretraining_data_means_that_they_are_not_known(tmp_path, text):
+    (tmp_path / "args.yaml").write_text(text.replace("{}", str(tmp_path)))
+    assert pretraining_sources(str(tmp_path)) is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_data_behind_every_checkpoint_that_went_into_a_run_are_inherited(tmp_path):
+    """A policy and a world model from elsewhere, one of them finetuned from a third."""
+    for name, text in (
+        ("a", "sources: [ssv2:DIR]"),
+        ("b", "source: tabletop:reach\npretrained: c"),
+    ):
+        (tmp_path / name / "policy").mkdir(parents=True)
+        (tmp_path / name / "args.yaml").write_text(text)
+    args = {"sources": ["tabletop:place2"], "policy_type": f"{tmp_path}/a/policy"}
+    args |= {"objective": "latent", "world_model_type": f"{tmp_path}/b", "vision_from": ""}
+    assert inherited_sources(args) is None
+    assert "what b was pretrained on" in data_licences(args, {})
+    record = {"pretraining_sources": ["bridge:DIR"]}
+    (tmp_path / "b" / "environment.json").write_text(json.dumps(record))
+    assert inherited_sources(args) == ["bridge:DIR", "ssv2:DIR", "tabletop:reach"]
+    assert inherited_sources(args | {"policy_type": "baku", "world_model_type": "dreamerv3"}) == []
+
+
+def test_the_name_of_an_unknown_pretraining_frees_no_data():
+    for parent, name in (("me/lawm-libero", "unstated"), ("me/lawm-ssv2", "ssv2-research-only")):
+        found = data_licences({"source": "tabletop:reach", "pretrained": parent}, {})
+        assert [each.name for each in found.values()] == ["apache-2.0", name]
 
 
 def progress_log(folder: Path, first_step: int) -> ProgressLog:

@@ -25,11 +25,11 @@ LAYERS = {
     "writing": set(),
     "training": {"models", "arguments", "hub", "writing"},
     "evaluation": {"models", "data", "envs", "metrics", "writing"},
-    "hub": {"models"},
+    "hub": {"models", "writing"},
     "analysis": {"models", "data", "metrics"},
     "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
-    "lerobot": {"models", "envs", "data", "evaluation", "training"},
+    "lerobot": {"models", "envs", "data", "evaluation", "training", "hub"},
 }
 
 

@@ -4,6 +4,7 @@
 import json
 import shutil
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
 from lawm_hf.lerobot.configuration_lawm import SHARED_KEYS, LawmConfig
-from lawm_hf.lerobot.modeling_lawm import _scaled
+from lawm_hf.lerobot.modeling_lawm import LawmPolicy, _scaled
 from lawm_hf.models.configuration_lawm import _LEROBOT_KEYS
 
 TASKS = ["go to the red cube", "go to the blue cube"]
@@ -287,3 +288,67 @@ def test_a_state_that_is_not_finite_is_refused():
     batch["observation.state"][0, 1] = np.nan
     with pytest.raises(ValueError, match="finite"):
         policy.select_action(batch)
+
+
+def lerobot_policy(**options) -> LawmPolicy:
+    features = {
+        "observation.images.front": PolicyFeature(type=FeatureType.VISUAL, shape=(3, 64, 64)),
+        "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(8,)),
+    }
+    config = LawmConfig(
+        policy_preset="tabletop",
+        device="cpu",
+        input_features=features,
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(7,))},
+        **options,
+    )
+    return LawmPolicy(config, lawm=make_policy("baku"), processor=make_processor())
+
+
+def test_what_lerobot_uploads_names_no_python_file(tmp_path):
+    lerobot_policy().save_pretrained(tmp_path / "saved")
+    for name in ("config.json", "processor_config.json"):
+        assert "auto_map" not in json.loads((tmp_path / "saved" / name).read_text())
+    assert not list((tmp_path / "saved").glob("*.py"))
+    assert LAWMPolicy.from_pretrained(tmp_path / "saved").config.action_size == 7
+
+
+@pytest.mark.parametrize(
+    ("sources", "stated", "licence", "name"),
+    [
+        ("[tabletop:reach]", "cc0-1.0", "cc0-1.0", None),
+        ("[lerobot:lerobot/libero]", "apache-2.0", "cc-by-4.0", None),
+        ("[tabletop:reach]", None, "other", "data-unstated"),  # the demonstrations'
+        ("['folder:/data/x']", "cc0-1.0", "other", "data-cc0-1.0-and-unstated"),
+        (None, "apache-2.0", "other", "data-unstated"),
+    ],
+)
+def test_a_card_of_lerobot_states_the_licence_of_all_data_and_the_code(
+    tmp_path, monkeypatch, sources, stated, licence, name
+):
+    monkeypatch.setattr("huggingface_hub.ModelCard.validate", lambda self, **_: None)
+    if sources:
+        (tmp_path / "args.yaml").write_text(f"push_to_hub: me/base\nsources: {sources}\n")
+    policy = lerobot_policy()
+    policy.config.pretrained_latent = str(tmp_path)
+    card = policy.generate_model_card("me/demos", "lawm", stated, ["mine"])
+    assert (card.data.license, card.data.license_name) == (licence, name)
+    assert card.data.base_model == ("me/base" if sources else None)
+    assert {"lerobot", "robotics", "baku", "lawm", "mine"} <= set(card.data.tags)
+    assert "me/demos" in card.data.datasets
+    assert "`lawm_hf`" in card.text
+    assert str(tmp_path.parent) not in str(card)
+
+
+def test_lerobot_publishes_no_research_only_weights_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.ModelCard.validate", lambda self, **_: None)
+    public = SimpleNamespace(repo_info=lambda name: SimpleNamespace(private=False))
+    monkeypatch.setattr("lawm_hf.hub.HfApi", lambda: public)
+    (tmp_path / "args.yaml").write_text("sources: [ssv2:DIR]\n")
+    policy = lerobot_policy(repo_id="me/x")
+    policy.config.pretrained_latent = str(tmp_path)
+    with pytest.raises(ValueError, match=r"me/x.*policy\.private=false"):
+        policy.generate_model_card("me/demos", "lawm", None, None)
+    policy.config.private = False
+    card = policy.generate_model_card("me/demos", "lawm", None, None)
+    assert card.data.license_name == "data-ssv2-research-only-and-unstated"

@@ -19,7 +19,7 @@ from data_fixtures import build_all
 from safetensors.torch import load_file
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
-from lawm_hf.hub.push import push_run
+from lawm_hf.hub import push_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {
@@ -213,18 +213,16 @@ def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
     four_straight, monkeypatch
 ):
     uploaded = {}
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.create_repo", lambda self, *a, **k: uploaded.update(k)
-    )
-    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **k: uploaded.update(k))
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.upload_file", lambda self, **k: uploaded.update(args=k)
-    )
+    for name in ("create_repo", "create_commit", "repo_info"):
+        monkeypatch.setattr(
+            f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: uploaded.update(k)
+        )
     push_run(four_straight, "me/tabletop")
     assert uploaded["private"] is True
-    assert any(pattern.startswith("step_") for pattern in uploaded["ignore_patterns"])
-    assert "args.yaml" in uploaded["ignore_patterns"]
-    shared = yaml.safe_load(uploaded["args"]["path_or_fileobj"])
+    files = {o.path_in_repo: o.path_or_fileobj for o in uploaded["operations"]}
+    assert {"policy/model.safetensors", "world_model/model.safetensors"} <= set(files)
+    assert not [name for name in files if name.startswith(("step_", "log"))]
+    shared = yaml.safe_load(files["args.yaml"])
     kept = yaml.safe_load((four_straight / "args.yaml").read_text())
     assert Path(kept.pop("output_dir")).is_absolute()
     assert shared.pop("output_dir") == four_straight.name

@@ -4,15 +4,16 @@
 What was not measured says so. No folder of the machine gets into it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedModel
 
 from ..models import LAWMPolicy
-from .licences import Licence, licence, shareable
+from .licences import SSV2, UNKNOWN, Licence, hub_id, licence, parents, read_file, shareable
+from .text import cell, code, escape, literal, plain
 
 # In a wheel the template lies beside this file; in a checkout, where the reader looks for it.
 _TEMPLATES = (
@@ -20,67 +21,65 @@ _TEMPLATES = (
     Path(__file__).parents[2] / "model_cards" / "template.md",
 )
 _NOT_MEASURED = "not measured"
-
-
-def num_parameters(config: PreTrainedConfig) -> int:
-    """Parameters of the model of a configuration, without making one."""
-    with torch.device("meta"):
-        return AutoModel.from_config(config).num_parameters()
+LICENCE_FILE = "LICENSE.md"
 
 
 def build_card(
     args: dict[str, Any],
     policy: LAWMPolicy,
-    world_model_parameters: int,
+    world_model: PreTrainedModel | None,
     text_encoder: str,
     record: dict[str, Any],
     repository: str,
-    cameras: list[str] | None = None,
+    cameras: Sequence[str] = (),
     results: str = "",
 ) -> ModelCard:
     """A card from the template.
 
     Args:
         args: Of the recipe.
-        policy: Whose sizes to state; its weights do not matter.
-        world_model_parameters: 0 without a world model.
+        policy: Whose class and sizes to state; its weights do not matter.
+        world_model: Likewise, if there was one.
         text_encoder: Of the processor.
         record: `environment.json` of the run; empty if it was not run.
         repository: For the snippet.
         cameras: Views that the policy was trained with, if known.
-        results: What is known by now; by default, that nothing was measured.
+        results: What is known by now, in Markdown; by default, that nothing was measured.
     """
     is_pretraining = "sources" in args
-    is_latent = is_pretraining and args["objective"] == "latent"
+    is_latent = is_pretraining and args["objective"] != "supervised"
     sources = args.get("sources") or [args["source"]]
     licences = data_licences(args, record)
     is_tabletop = all(spec.startswith("tabletop") for spec in sources)
-    card = ModelCard.from_template(
-        _metadata(list(licences.values()), is_pretraining),
-        template_path=str(next(path for path in _TEMPLATES if path.exists())),
-        title=repository.rstrip("/").split("/")[-1],
-        summary=_summary(args, bool(record)),
-        policy_class=type(policy).__name__,
-        policy_parameters=f"{policy.num_parameters():,}",
-        text_encoder="hashed words, no parameters"
+    preset = "" if "/" in args.get("world_model_type", "") else args.get("world_model_preset", "")
+    inherited = _codes(record.get("pretraining_sources") or []) or "not known"
+    rows = {
+        "policy": _model(policy),
+        "world model": _model(world_model, preset) if world_model else "none",
+        "instructions": "hashed words, no parameters"
         if text_encoder == "hashing"
-        else f"`{shareable(text_encoder)}`, frozen, not among the parameters",
-        world_model=_world_model(args, world_model_parameters),
-        sources=_code(sources),
-        pretraining=_pretraining(args, record),
-        steps=f"{args['steps']:,}",
-        batch_size=_batch_size(args, record),
-        seed=args["seed"],
+        else f"{code(shareable(text_encoder))}, frozen, not among the parameters",
+        "data": _codes(sources),
+        **({"pretrained on": f"{inherited} ({_codes(parents(args))})"} if parents(args) else {}),
+        "updates × batch": f"{args['steps']:,} × {_batch_size(args, record)}",
+        "seed": escape(args["seed"]),
         **_cost(record),
+    }
+    card = ModelCard.from_template(
+        card_metadata(args, record, policy, licences),
+        template_path=str(next(path for path in _TEMPLATES if path.exists())),
+        title=escape(repository.rstrip("/").split("/")[-1]),
+        summary=_summary(args, bool(record)),
+        rows={name: cell(value) for name, value in rows.items()},
         is_trained=bool(record),
-        repository=repository,
+        repository=literal(repository),
         policy_subfolder=', subfolder="policy"' if is_pretraining else "",
         processor_subfolder=', subfolder="processor"' if is_pretraining else "",
         is_latent=is_latent,
         task="go to the red cube" if is_tabletop else "pick up the cup",
-        **_inputs(policy, cameras or [], is_latent),
+        **_inputs(policy, cameras, is_latent),
         results=results or f"Success: {_NOT_MEASURED}.",
-        data_licence="\n".join(f"- `{spec}`: {found.text}." for spec, found in licences.items()),
+        data_licence=licence_list(licences),
         limits=_limits(is_latent, is_tabletop),
     )
     card.text += "\n"
@@ -91,10 +90,50 @@ def data_licences(args: dict[str, Any], record: dict[str, Any]) -> dict[str, Lic
     """Licence of each source, by its shareable spec; those of the pretraining data included."""
     sources = args.get("sources") or [args["source"]]
     licences = {shareable(spec): licence(spec) for spec in sources}
-    if parent := _parent(args):
-        for spec in record.get("pretraining_sources") or [f"what {parent} was pretrained on"]:
-            licences[spec] = licence(spec)
+    if inherited := record.get("pretraining_sources"):
+        return licences | {spec: licence(spec) for spec in inherited}
+    for parent in map(shareable, parents(args)):
+        # The name of a model says little: the worst of it is believed.
+        found = licence(parent)
+        found = UNKNOWN if found.allows_public_weights else found
+        licences[f"what {parent} was pretrained on"] = found
     return licences
+
+
+def licence_list(licences: dict[str, Licence]) -> str:
+    """In Markdown, a line for each source."""
+    return "\n".join(f"- {code(spec)}: {found.text}." for spec, found in licences.items())
+
+
+def card_metadata(
+    args: dict[str, Any], record: dict[str, Any], policy: LAWMPolicy, licences: dict[str, Licence]
+) -> ModelCardData:
+    """What the Hub filters and links by: licence, data sets, base model, tags."""
+    is_pretraining = "sources" in args
+    specs = [*(args.get("sources") or [args["source"]]), *(record.get("pretraining_sources") or [])]
+    bases = [
+        # Of a folder, the name under which it was pushed when it was trained, if it was.
+        hub_id(parent) or hub_id(str(read_file(parent, "args.yaml").get("push_to_hub", "")))
+        for parent in parents(args)
+    ]
+    names = sorted({found.name for found in licences.values()} - {"apache-2.0"})
+    # An identifier of the Hub where one says it all: the weights follow the stricter one.
+    has_identifier = len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}
+    data = ModelCardData(
+        library_name="lawm_hf",
+        pipeline_tag="robotics",
+        license=[*names, "apache-2.0"][0] if has_identifier else "other",
+        tags=[
+            *("lawm", "latent-actions" if is_pretraining else "imitation-learning"),
+            *("lerobot", "robotics", policy.config.model_type.removeprefix("lawm_")),
+        ],
+        base_model=next(filter(None, bases), None),
+        datasets=sorted({found for spec in specs if (found := hub_id(spec))}) or None,
+    )
+    if data.license == "other":
+        data.license_name = "data-" + "-and-".join(names)
+        data.license_link = LICENCE_FILE
+    return data
 
 
 def diagnostics(health: dict[str, Any]) -> str:
@@ -106,37 +145,18 @@ def diagnostics(health: dict[str, Any]) -> str:
         "squared error per imagined frame, own latents": health.get("imagined_error"),
         "the same, another clip's latents": health.get("imagined_error_swapped"),
         "the same, a copy of the first frame": health.get("copy_error"),
-        f"effective rank of the latents, of {health.get('latent_size')}": health.get(
+        f"effective rank of the latents, of {escape(health.get('latent_size'))}": health.get(
             "effective_rank"
         ),
         "R² of the target's position, linear probe": trained.get("target_r2"),
         "the same, untrained policy": untrained.get("target_r2"),
     }
     kind = "held-out clips" if health.get("is_held_out") else "clips of the training data"
-    lines = [f"| on {health.get('num_clips')} {kind} | |", "|---|--:|"]
+    lines = [f"| on {escape(health.get('num_clips'))} {kind} | |", "|---|--:|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in rows.items() if value is not None]
-    alarms = "".join(f"\n- Alarm: {alarm}" for alarm in health.get("alarms", []))
+    alarms = "".join(f"\n- Alarm: {escape(alarm)}" for alarm in health.get("alarms", []))
     note = f"\n\nOne run, no intervals. Success on a task: {_NOT_MEASURED}; finetune it first."
     return "\n".join(lines) + ("\n" + alarms if alarms else "") + note
-
-
-def _metadata(licences: list[Licence], is_pretraining: bool) -> ModelCardData:
-    names = sorted({found.name for found in licences})
-    data = ModelCardData(
-        library_name="lawm_hf",
-        pipeline_tag="robotics",
-        license="apache-2.0" if names == ["apache-2.0"] else "other",
-        tags=["lawm", "latent-actions" if is_pretraining else "imitation-learning"],
-    )
-    if data.license == "other":
-        data.license_name = "data-" + "-and-".join(n for n in names if n != "apache-2.0")
-        data.license_link = "README.md#licence-of-the-data"
-    return data
-
-
-def _parent(args: dict[str, Any]) -> str:
-    """The pretraining run whose weights went into this one, or nothing."""
-    return shareable(args.get("pretrained") or args.get("vision_from") or "")
 
 
 def _summary(args: dict[str, Any], is_trained: bool) -> str:
@@ -151,42 +171,36 @@ def _summary(args: dict[str, Any], is_trained: bool) -> str:
     return kind if is_trained else f"**Planned; no checkpoint is published yet.** {kind}"
 
 
-def _inputs(policy: LAWMPolicy, cameras: list[str], is_latent: bool) -> dict[str, Any]:
+def _inputs(policy: LAWMPolicy, cameras: Sequence[str], is_latent: bool) -> dict[str, Any]:
     """What the snippet feeds in; latent pretraining sees one view and no state."""
     config = policy.config
     has_state = config.state_size and not is_latent
     return {
         "num_views": len(cameras) or (1 if is_latent else config.num_views),
-        "cameras": f"views: {', '.join(cameras)}" if cameras else "(batch, views, C, H, W)",
+        "cameras": f"views: {plain(', '.join(cameras))}" if cameras else "(batch, views, C, H, W)",
         "image_size": config.image_size,
         "state": f", state=torch.zeros(1, {config.state_size})" if has_state else "",
         "chunk_shape": f"(1, {config.chunk_size}, {config.action_size})",
     }
 
 
-def _world_model(args: dict[str, Any], parameters: int) -> str:
-    if not parameters:
-        return "none"
-    return f"DreamerV3 `{args['world_model_preset']}`, {parameters:,} parameters"
+def _model(model: PreTrainedModel, preset: str = "") -> str:
+    """Its true name, type and size."""
+    kind = code(model.config.model_type) + (f", preset {code(preset)}" if preset else "")
+    return f"{escape(type(model).__name__)} ({kind}), {model.num_parameters():,} parameters"
 
 
 def _origin(args: dict[str, Any]) -> str:
-    if args.get("pretrained"):
-        return f"from the latent pretraining `{_parent(args)}`"
+    base = _codes(parents(args))
     if args.get("vision_from"):
-        return f"from scratch, with the frame encoder of `{_parent(args)}`"
-    return "from scratch"
+        return f"from scratch, with the frame encoder of {base}"
+    if args.get("pretrained"):
+        return f"from the latent pretraining {base}"
+    return f"from the weights of {base}" if base else "from scratch"
 
 
-def _pretraining(args: dict[str, Any], record: dict[str, Any]) -> str:
-    if not _parent(args):
-        return ""
-    sources = record.get("pretraining_sources")
-    return f"{_code(sources) if sources else 'not known'} (`{_parent(args)}`)"
-
-
-def _code(specs: list[str]) -> str:
-    return ", ".join(f"`{shareable(spec)}`" for spec in specs)
+def _codes(specs: list[str]) -> str:
+    return ", ".join(code(shareable(spec)) for spec in specs)
 
 
 def _batch_size(args: dict[str, Any], record: dict[str, Any]) -> int:
@@ -197,22 +211,23 @@ def _batch_size(args: dict[str, Any], record: dict[str, Any]) -> int:
 def _cost(record: dict[str, Any]) -> dict[str, str]:
     """Lines about hardware, time, energy and software."""
     versions = ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items() if v)
-    cost = dict.fromkeys(("hardware", "time", "energy"), _NOT_MEASURED)
+    hardware = time = energy = _NOT_MEASURED
     if machine := record.get("hardware"):
-        parts = [f"{machine['cpu']}, {machine['cpu_cores']} cores"]
-        if machine["gpu"]:
-            parts.insert(0, f"{machine['num_processes']} × {machine['gpu']}")
+        gpu = f"{machine['num_processes']} × {machine['gpu']}; " if machine["gpu"] else ""
+        hardware = f"{gpu}{machine['cpu']}, {machine['cpu_cores']} cores"
         wall, cpu = record["wall_seconds"], record["cpu_seconds"]
-        energy = record["energy"]
-        cost["hardware"] = "; ".join(parts)
-        cost["time"] = f"{wall:,.0f} s on the clock, {cpu:,.0f} CPU seconds"
-        known = energy["kwh"] is not None
-        cost["energy"] = (
-            f"{_NOT_MEASURED}: {energy['method']}"
-            if not known
-            else f"{1000 * energy['kwh']:.3g} Wh ({energy['method']})"
-        )
-    return cost | {"versions": versions or "not recorded"}
+        time = f"{wall:,.0f} s on the clock, {cpu:,.0f} CPU seconds"
+        kwh, method = record["energy"]["kwh"], record["energy"]["method"]
+        energy += f": {method}"
+        if kwh is not None:
+            energy = f"{1000 * kwh:.3g} Wh ({method})"
+    rows = {
+        "hardware": hardware,
+        "time of the training loop": time,
+        "energy, an estimate": energy,
+        "software": versions or "not recorded",
+    }
+    return {name: escape(value) for name, value in rows.items()}
 
 
 def _limits(is_latent: bool, is_tabletop: bool) -> list[str]:

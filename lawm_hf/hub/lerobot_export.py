@@ -9,6 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
+from .. import hub
+from ..models import LAWMPolicy
+from .card import card_metadata, data_licences, licence_list
+from .licences import Licence, pretraining_sources
+from .push import check_private
+from .text import escape, literal
+
 _IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
 
@@ -54,6 +63,65 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
     for name, steps in (("policy_preprocessor", before), ("policy_postprocessor", after)):
         pipeline = {"name": name, "steps": steps}
         (folder / f"{name}.json").write_text(json.dumps(pipeline, indent=2) + "\n")
+
+
+def drop_remote_code(folder: str | Path) -> None:
+    """Leave out what LeRobot does not upload: Python files, and where configurations name them."""
+    for file in Path(folder).glob("*.py"):
+        file.unlink()
+    for name in ("config.json", "processor_config.json"):
+        file = Path(folder) / name
+        config = json.loads(file.read_text())
+        config.pop("auto_map", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def describe_for_lerobot(
+    policy: LAWMPolicy, config: Any, dataset: str, stated: str | None
+) -> tuple[ModelCardData, str]:
+    """What the card that `lerobot-train` writes lacks: metadata, and a section at its end.
+
+    Args:
+        policy: Whose type to state.
+        config: LeRobot's configuration of it: where it started, and where it goes.
+        dataset: Repository of the demonstrations.
+        stated: Licence of the demonstrations, if their owner has given one.
+
+    Raises:
+        ValueError: If a public repository would get weights that derive from research-only data.
+    """
+    parent = str(config.pretrained_latent or config.pretrained_path or "")
+    args = {"source": f"lerobot:{dataset}", "pretrained": parent}
+    record = {"pretraining_sources": pretraining_sources(parent) if parent else None}
+    licences = data_licences(args, record)
+    if stated:
+        licences[args["source"]] = Licence(stated, f"as its owner states, {escape(stated)}")
+    if config.private is not False:
+        remedy = "with `--policy.private=false`"
+        check_private(hub.HfApi(), config.repo_id, licences, remedy)
+    data = card_metadata(args, record, policy, licences)
+    data.datasets = sorted({dataset, *(data.datasets or [])})
+    data.license_link = None  # LeRobot uploads no such file.
+    loads = literal(config.repo_id or "me/policy")
+    text = f"""
+## With lawm_hf
+
+The code is the package `lawm_hf`, which LeRobot finds when it is installed. Without LeRobot:
+
+```python
+from lawm_hf import LAWMPolicy, LAWMProcessor
+
+policy = LAWMPolicy.from_pretrained({loads}).eval()
+processor = LAWMProcessor.from_pretrained({loads})
+```
+
+## Licence of the data
+
+The code is Apache-2.0; what these weights were trained on counts, too:
+
+{licence_list(licences)}
+"""
+    return data, text
 
 
 def _step(name: str, **config: Any) -> dict[str, Any]:

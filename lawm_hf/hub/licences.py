@@ -1,34 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose data a checkpoint was trained on, by the specs of its sources, and what they demand."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from .text import plain
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Licence:
-    """Of a data set: a short name for `license_name`, and what to know."""
+    """Of a data set: a short name for `license_name`, what to know, and what may be published."""
 
     name: str
     text: str
+    allows_frames: bool = False
+    allows_public_weights: bool = True
 
 
 TABLETOP = Licence(
-    "apache-2.0", "recorded by this package's own simulation, Apache-2.0; no third-party data"
+    "apache-2.0",
+    "recorded by this package's own simulation, Apache-2.0; no third-party data",
+    allows_frames=True,
 )
 SSV2 = Licence(
     "ssv2-research-only",
     "Something-Something v2: research use only, not redistributable; do not use weights trained on "
     "it commercially, and do not publish the videos",
+    allows_public_weights=False,
 )
-BRIDGE = Licence("cc-by-4.0", "BridgeData V2: CC BY 4.0; name its authors")
-LIBERO = Licence("cc-by-4.0", "LIBERO: demonstrations CC BY 4.0, simulator MIT; name its authors")
+BRIDGE = Licence("cc-by-4.0", "BridgeData V2: CC BY 4.0; name its authors", allows_frames=True)
+LIBERO = Licence(
+    "cc-by-4.0",
+    "LIBERO: demonstrations CC BY 4.0, simulator MIT; name its authors",
+    allows_frames=True,
+)
 UNKNOWN = Licence("unstated", "licence unknown: **state it before you share this checkpoint**")
+
+# Copies and conversions go by many names: nvidia/bridge_lerobot_v3, me/sthv2-wds, 20bn-…
+_SSV2_NAMES = re.compile(
+    r"ssv2|(?<![a-z])(ss[-_]?v[12]|s(ome|m)?th(ing)?[-_ ]?(s(ome|m)?th|v[12])|(20|twenty)bn)"
+)
+_BRIDGE_NAMES = re.compile(r"(?<![a-z])bridge[-_]?(v[12]|data|orig|oxe|rlds|lerobot)")
+# Not those that others have extended.
+_LIBERO_NAMES = re.compile(r"(?<![a-z])libero(?![a-z]|[-_]?(plus|pro|para|mem)(?![a-z]))")
 
 
 def licence(spec: str) -> Licence:
@@ -38,13 +61,10 @@ def licence(spec: str) -> Licence:
     if scheme in known:
         return known[scheme]
     name = spec.lower()
-    # Converted, or pretrained on: this one must not be missed.
-    if re.search("ssv2|something.?something", name):
-        return SSV2
-    if "nvidia/bridgedata2_lerobot" in name:
-        return BRIDGE
-    if "lerobot:lerobot/libero" in name or "g05-libero-dataset" in name:
-        return LIBERO
+    # Converted, or pretrained on: the first must not be missed.
+    for names, found in ((_SSV2_NAMES, SSV2), (_BRIDGE_NAMES, BRIDGE), (_LIBERO_NAMES, LIBERO)):
+        if names.search(name):
+            return found
     return UNKNOWN
 
 
@@ -64,21 +84,61 @@ def shareable(spec: str) -> str:
     return ",".join([f"{scheme}{colon}{location}", *options])
 
 
+def parents(args: dict[str, Any]) -> list[str]:
+    """Addresses of the checkpoints whose weights went into a run, by its arguments."""
+    given = [args.get("pretrained"), args.get("vision_from")]
+    types = [args.get(name) or "" for name in ("policy_type", "world_model_type")]
+    return [str(p) for p in (*given, *(t for t in types if "/" in t or Path(t).is_dir())) if p]
+
+
+def inherited_sources(args: dict[str, Any]) -> list[str] | None:
+    """What all of them were trained on; `None` if that is not known of one."""
+    found = [pretraining_sources(parent) for parent in parents(args)]
+    return None if None in found else sorted({spec for specs in found for spec in specs or []})
+
+
 def pretraining_sources(pretrained: str) -> list[str] | None:
-    """What a pretraining run was trained on, from its `args.yaml`, in a folder or on the Hub.
+    """What a checkpoint was trained on, from its `args.yaml`, in a folder or on the Hub.
 
     Returns:
-        Shareable specs; `None` if that cannot be known, for instance offline.
+        Shareable specs, those of a finetuned policy's own pretraining included; `None` if they
+        cannot be known, for instance offline, or from a file that is damaged.
     """
-    path = Path(pretrained) / "args.yaml"
-    if not Path(pretrained).exists():
-        try:
-            path = Path(hf_hub_download(pretrained, "args.yaml"))
-        except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-            return None
-    if not path.is_file():
+    if Path(pretrained).name in ("policy", "world_model"):  # parts of a run
+        pretrained = str(Path(pretrained).parent)
+    args = read_file(pretrained, "args.yaml")
+    own = args.get("sources") or [args.get("source")]
+    if not (isinstance(own, list) and all(isinstance(spec, str) for spec in own)):
         return None
-    return [shareable(spec) for spec in yaml.safe_load(path.read_text()).get("sources", [])]
+    if parents(args):
+        before = read_file(pretrained, "environment.json").get("pretraining_sources")
+        if not before:
+            return None
+        own = [*own, *before]
+    return [shareable(spec) for spec in own]
+
+
+def read_file(folder: str, name: str) -> dict[str, Any]:
+    """A small YAML or JSON file of a folder or Hub repository; empty if it cannot be had."""
+    path = Path(folder) / name
+    try:
+        if not Path(folder).exists():
+            path = Path(hf_hub_download(folder, name))
+        found = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError, yaml.YAMLError) as error:
+        logger.warning("`%s` of %r cannot be read: %s", name, folder, plain(error))
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def hub_id(address: str) -> str:
+    """`owner/name` of a data set's spec or a checkpoint's address on the Hub; else nothing."""
+    location = address.partition(",")[0].removeprefix("lerobot:")
+    if Path(location).expanduser().exists():
+        return ""
+    name = r"\w[\w.-]*/[\w.-]+"
+    found = re.match(rf"(?:\w+:)?hf://datasets/({name})|({name})(?=[@/]|$)", location)
+    return found[1] or found[2] if found else ""
 
 
 def _last_part(location: str) -> str:

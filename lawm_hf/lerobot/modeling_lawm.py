@@ -13,6 +13,7 @@ import draccus
 import torch
 import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
+from huggingface_hub import ModelCard
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import MODEL_MAPPING
 
 from ..evaluation.rollout import ChunkAggregator
+from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
 from ..training.optimizer import parameter_groups
 from .configuration_lawm import SHARED_KEYS, LawmConfig
@@ -117,6 +119,21 @@ class LawmPolicy(PreTrainedPolicy):
         ours = {k: v for k, v in ours.items() if k not in SHARED_KEYS}  # some are another policy's
         merged = ours | json.loads(file.read_text())
         file.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
+        drop_remote_code(save_directory)
+
+    def generate_model_card(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, dataset_repo_id: str, model_type: str, license: Any, tags: Any, **kwargs: Any
+    ) -> ModelCard:
+        """LeRobot's card, with the licence of all data behind the weights and the base model."""
+        ours, text = describe_for_lerobot(self.lawm, self.config, dataset_repo_id, license)
+        tags = [*(tags or []), *(ours.tags or [])]
+        card = super().generate_model_card(
+            dataset_repo_id, model_type, ours.license, tags, **kwargs
+        )
+        for name in ("license_name", "base_model", "datasets"):
+            setattr(card.data, name, getattr(ours, name))
+        card.text += text
+        return card
 
     def get_optim_params(self) -> Any:
         """Groups: the vision encoder learns at a rate of its own; no decay on vectors."""

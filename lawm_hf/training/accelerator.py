@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..hub import check_repository
 from ..writing.atomic import lock_folder, owns_folder
 from .args import TrainingArgs
 from .checkpoints import find_checkpoints
@@ -91,14 +91,8 @@ def check_outlets(args: TrainingArgs) -> None:
             f"`report_to` must name trackers that are installed, got {unknown[0]!r}. Here are "
             f"{', '.join(installed) or 'none'}; `pip install` it, or leave it out."
         )
-    try:
-        if args.push_to_hub:
-            validate_repo_id(args.push_to_hub)
-    except HFValidationError as error:
-        raise ValueError(
-            f"`push_to_hub` must name a repository such as user/name, got {args.push_to_hub!r} "
-            f"({error})."
-        ) from error
+    if args.push_to_hub:
+        check_repository(args.push_to_hub)
 
 
 def _check_launch(accelerator: Accelerator, args: TrainingArgs) -> None:

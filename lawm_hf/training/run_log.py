@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..arguments import as_flags
-from ..hub.licences import pretraining_sources
+from ..hub.licences import inherited_sources, parents
 from ..writing.atomic import read_json, write_text_atomic
 from .args import TrainingArgs, changed_arguments
 
@@ -165,8 +165,8 @@ def write_run_record(args: TrainingArgs, first_step: int = 0) -> None:
         check=False,
     )
     record: dict[str, Any] = {"versions": versions, "git_revision": git.stdout.strip() or None}
-    if pretrained := getattr(args, "pretrained", "") or getattr(args, "vision_from", ""):
-        record["pretraining_sources"] = pretraining_sources(pretrained)
+    if parents(vars(args)):
+        record["pretraining_sources"] = inherited_sources(vars(args))
     write_text_atomic(folder / "environment.json", json.dumps(record, indent=2))
 
 
