@@ -16,9 +16,11 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from ..models import LAWMPolicy, LAWMProcessor
+from ..models.configuration_lawm import LAWMWorldModelConfig
+from ..models.modeling_lawm import load_config
 from ..writing.atomic import read_json, write_text_atomic
 from .card import LICENCE_FILE, build_card, data_licences, diagnostics, licence_list
 from .text import escape, literal, plain
@@ -57,7 +59,8 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     world_model = None
     if (folder / "world_model").is_dir():
         with torch.device("meta"):  # Sizes without weights.
-            world_model = AutoModel.from_config(AutoConfig.from_pretrained(folder / "world_model"))
+            config = load_config(folder / "world_model", LAWMWorldModelConfig)
+            world_model = AutoModel.from_config(config)
     health = folder / "health.json"
     card = build_card(
         args,
