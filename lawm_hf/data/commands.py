@@ -29,7 +29,7 @@ def run_inspect(args: Any) -> None:
 def describe(source: Source) -> dict[str, Any]:
     """Counts, rate, cameras, sizes and the first instruction."""
     features, clips = source.features, source.clips
-    tasks = [source.task(int(clip)) for clip in clips]
+    tasks = [task for clip in clips for task in source.tasks(int(clip))]
     if source.lengths is not None:
         lengths, note = source.lengths[clips], ""
     else:

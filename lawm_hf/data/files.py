@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -49,8 +50,12 @@ class LocalFiles:
             raise FileNotFoundError(f"No folder {self.root}.")
 
     def fetch(self, path: str) -> Path:
-        """Path of a file that exists."""
-        found = self.root / path
+        """Path of a file that exists.
+
+        Raises:
+            ValueError: If it lies outside the folder.
+        """
+        found = inside(self.root, path)
         if not found.is_file():
             raise FileNotFoundError(f"No file {path} in {self.root}.")
         return found
@@ -100,22 +105,25 @@ class HubFiles(LocalFiles):
 
     def fetch(self, path: str) -> Path:
         """Local path of a file, downloaded if need be."""
-        found = self.root / path
+        found = inside(self.download_dir, f"{self.folder}/{path}" if self.folder else path)
         try:
             os.utime(found)  # the time of last use
             return found
         except FileNotFoundError:
             pass
         name = f"{self.folder}/{path}" if self.folder else path
-        with_retries(
-            lambda: huggingface_hub.hf_hub_download(
-                self.repo,
-                name,
-                repo_type="dataset",
-                revision=self.commit,
-                local_dir=self.download_dir,
+        try:
+            with_retries(
+                lambda: huggingface_hub.hf_hub_download(
+                    self.repo,
+                    name,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    local_dir=self.download_dir,
+                )
             )
-        )
+        except RemoteEntryNotFoundError as error:
+            raise FileNotFoundError(f"No file {name} in {self.repo} at {self.commit}.") from error
         self._unchecked += found.stat().st_size
         if self._unchecked > self.cache_bytes // 16:
             self._evict(keep=found)
@@ -155,6 +163,26 @@ class HubFiles(LocalFiles):
                 path.unlink(missing_ok=True)
                 total -= size
         self._unchecked = 0
+
+
+def inside(root: Path, path: str) -> Path:
+    """The path of a file below `root`, wherever links lead; in a cache of the Hub also its blobs.
+
+    Raises:
+        ValueError: If it lies elsewhere: a data set names only its own files.
+    """
+    found, folder = root / path, root.resolve()
+    homes = [folder]
+    if "snapshots" in folder.parts:  # …/datasets--user--name/snapshots/COMMIT links to …/blobs
+        repo = Path(*folder.parts[: len(folder.parts) - folder.parts[::-1].index("snapshots") - 1])
+        homes += [repo / "blobs"] if (repo / "blobs").is_dir() else []
+    safe = not Path(path).is_absolute() and ".." not in Path(path).parts and "\0" not in path
+    if not safe or not any(found.resolve().is_relative_to(home) for home in homes):
+        raise ValueError(
+            f"A data set may name only files in its own folder, got {path!r}, which leaves {root}. "
+            "If you trust it, put the files themselves into the folder."
+        )
+    return found
 
 
 def open_files(location: str, revision: str | None = None) -> LocalFiles:

@@ -8,22 +8,29 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from PIL import Image
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .source import BadClipError, Resize
 
 _LARGEST_GAP = 2.5  # between two frames of a sound video, in median intervals
 _SEEK_FRAMES = 4  # frames decoded in the time a seek takes
-# What an interrupted download leaves. Entropy coding never writes it, but VP9 decodes it to garbage
-# without a complaint.
-_HOLE = bytes(16)
-_ENTROPY_CODED = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4"}
+# An interrupted download leaves zeros, which VP9 decodes to garbage without a complaint. Sound
+# packets never begin or end with so many, and by codec never hold so many in a row: H.264 and HEVC
+# forbid three; arithmetic coding leaves up to 55 in AV1 and 22 in VP8 where much is predicted.
+_EDGE = bytes(16)
+_HOLES = {"h264": 16, "hevc": 16, "mpeg4": 16, "vp9": 128, "vp8": 512, "av1": 512}
+# Where a video's matrix is not BT.601, which libswscale takes by default: BT.709, FCC, BT.2020 (two
+# forms) and SMPTE 240M, by their numbers in H.273.
+_OTHER_MATRICES = {1, 4, 7, 9, 10}
 
 
 def fitted_size(width: int, height: int, size: int, resize: Resize) -> tuple[int, int]:
@@ -49,7 +56,8 @@ def decode_image(data: bytes | Path | np.ndarray, size: int, resize: Resize) -> 
     target = fitted_size(*image.size, size, resize)
     if isinstance(image, JpegImageFile):  # decodes at a fraction of its size, still twice ours
         image.draft("RGB", (2 * target[0], 2 * target[1]))
-    image = image.convert("RGB")
+    image = ImageOps.exif_transpose(image).convert("RGB")  # as a camera was held
+    target = fitted_size(*image.size, size, resize)
     if image.size != target:  # PIL's bilinear filter widens when it shrinks: no aliasing
         image = image.resize(target, Image.Resampling.BILINEAR)
     return crop_centre(np.asarray(image), size)
@@ -66,9 +74,7 @@ class Video:
 
     def __init__(self, file: str | Path | BinaryIO, keyframes: np.ndarray | None = None):
         self.container = av.open(str(file) if isinstance(file, Path) else file, "r")
-        if not self.container.streams.video:
-            raise BadClipError("no video stream")
-        self.stream = self.container.streams.video[0]
+        self.stream = _main_stream(self.container)
         # Many processes decode many small files: threads inside one decoder only cost.
         self.stream.codec_context.thread_count = 1
         self.keyframes = keyframes
@@ -78,6 +84,7 @@ class Video:
         # A seek costs about as much as to decode so much more.
         frame = 1 / (float(self.stream.average_rate or 1) * self.time_base)
         self._seek_cost = int(_SEEK_FRAMES * frame)
+        self._begin = min(0, self.stream.start_time or 0)  # seeking to it finds the first frame
         self._frames: Iterator[av.VideoFrame] | None = None
         self._position: int | None = None  # presentation time of the last decoded frame
 
@@ -115,7 +122,7 @@ class Video:
 
     def _should_seek(self, time: int) -> bool:
         if self._position is None:
-            return time > 0 and (self.keyframes is None or len(self.keyframes) > 1)
+            return time > self._begin and (self.keyframes is None or len(self.keyframes) > 1)
         if time <= self._position:
             return True
         if self.keyframes is not None:
@@ -127,12 +134,12 @@ class Video:
         """Begin to decode at a keyframe that is shown no later than `time`."""
         back = 0
         while True:
-            target = max(time - back, 0)
+            target = max(time - back, self._begin)
             self.container.seek(target, stream=self.stream, backward=True)
             self._frames = self._decode()
             first = next((frame for frame in self._frames if frame.pts is not None), None)
             # Containers seek by decoding time: where frames are reordered, that can be too late.
-            if target == 0 or (first is not None and first.pts <= time):
+            if target == self._begin or (first is not None and first.pts <= time):
                 break
             back = 4 * back + int(1 / self.time_base)
         if first is not None:
@@ -142,30 +149,84 @@ class Video:
         self._position = None
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        entropy_coded = self.stream.codec_context.codec.canonical_name in _ENTROPY_CODED
+        codec = self.stream.codec_context.codec.canonical_name
         for packet in self.container.demux(self.stream):
-            if entropy_coded and _HOLE in bytes(packet):
+            if _has_hole(bytes(packet), codec, self.container.format.name):
                 raise BadClipError("a hole of zeros in the compressed video: fetch the file again")
             yield from self.stream.codec_context.decode(packet)
 
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
+        """The frame nearest to a time."""
         if self._frames is None:
             self._frames = self._decode()
+        before: av.VideoFrame | None = None  # it may be nearer than the one after
         for frame in self._frames:
-            if frame.pts is None:
+            if frame.pts is None or frame.pts < time - tolerance:
                 continue
-            self._position = frame.pts
-            if frame.pts >= time - tolerance:
+            if frame.pts >= time - tolerance // 8:  # as good as exact: no look at the next one
                 break
+            before = frame
         else:
+            frame = before
+        if frame is None:
             raise BadClipError(f"the video ends before {time * self.time_base:.3f} s")
+        if before is not None and time - before.pts < abs(frame.pts - time):
+            self._frames, frame = itertools.chain([frame], self._frames), before
+        self._position = frame.pts
         if frame.is_corrupt:
             raise BadClipError(f"the frame at {time * self.time_base:.3f} s is damaged")
         if frame.pts > time + tolerance:
             raise BadClipError(f"no frame at {time * self.time_base:.3f} s")
-        width, height = fitted_size(frame.width, frame.height, size, resize)
-        fitted = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-        return crop_centre(fitted.to_ndarray(), size)
+        return crop_centre(self._upright(frame, size, resize), size)
+
+    def _upright(self, frame: av.VideoFrame, size: int, resize: Resize) -> np.ndarray:
+        """RGB `(H, W, 3)` as a player shows it: turned, and by the video's own matrix and range."""
+        turn = _turn(frame)
+        lying = turn[0, 0] == 0
+        shown = (frame.height, frame.width) if lying else (frame.width, frame.height)
+        width, height = fitted_size(*shown, size, resize)
+        is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        fitted = self._reformatter.reformat(
+            frame,
+            *((height, width) if lying else (width, height)),
+            "rgb24",
+            # A target other than the source is what makes PyAV look at the source's matrix.
+            dst_colorspace=Colorspace.DEFAULT if frame.colorspace in _OTHER_MATRICES else None,
+            src_color_range=ColorRange.JPEG if is_full else None,
+            interpolation="BILINEAR",
+        ).to_ndarray()
+        if lying:
+            fitted = fitted.transpose(1, 0, 2)
+        return fitted[:: -1 if turn[:, 1].sum() < 0 else 1, :: -1 if turn[:, 0].sum() < 0 else 1]
+
+
+def _main_stream(container: InputContainer) -> VideoStream:
+    """The stream that ffmpeg takes: no cover picture, marked as the default, of the most pixels."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise BadClipError("no video stream")
+    return max(streams, key=lambda s: (s.disposition & Disposition.default, s.width * s.height))
+
+
+def _has_hole(data: bytes, codec: str, container: str) -> bool:
+    if codec not in _HOLES or not data:
+        return False
+    if codec in ("h264", "hevc") and not container.startswith(("mov", "matroska")):
+        return bytes(512) in data  # other containers may pad between the units of a packet
+    edge = data.startswith(_EDGE) or data.endswith(_EDGE) or data == bytes(len(data))
+    return edge or bytes(_HOLES[codec]) in data
+
+
+def _turn(frame: av.VideoFrame) -> np.ndarray:
+    """How a player turns the frame: `(x, y) @ turn` is where a point goes, `(2, 2)` of 0 and ±1."""
+    side: Any = frame.side_data
+    if (side := side.get("DISPLAYMATRIX")) is not None:
+        matrix = np.frombuffer(bytes(side), np.int32).reshape(3, 3)[:2, :2] / (1 << 16)
+        turn = np.round(matrix).clip(-1, 1).astype(int)
+        if abs(turn).sum() != 2 or abs(turn[0]).sum() != 1 or abs(turn[:, 0]).sum() != 1:
+            raise BadClipError(f"the video is turned by {frame.rotation} degrees")
+        return turn
+    return np.eye(2, dtype=int)
 
 
 def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, float]:
@@ -178,11 +239,11 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
     """
     packets, time_base = [], 0.0
     with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
-        if not container.streams.video:
-            raise BadClipError("no video stream")
-        stream = container.streams.video[0]
+        stream = _main_stream(container)
         packets = [
-            (p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and p.pts is not None
+            (p.pts, p.is_keyframe)
+            for p in container.demux(stream)
+            if p.size and p.pts is not None and not p.is_discard  # what an edit list hides
         ]
         time_base = float(stream.time_base or 0)
     if not packets or not time_base:

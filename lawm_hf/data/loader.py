@@ -205,7 +205,7 @@ class WindowLoader:
 
     def instructions(self) -> list[str]:
         """The distinct instructions of all sources."""
-        return sorted({s.task(int(clip)) for s in self.sources for clip in s.clips})
+        return sorted({t for s in self.sources for clip in s.clips for t in s.tasks(int(clip))})
 
     def epochs(self) -> dict[str, float]:
         """Effective epochs of each source, the mean over this process's workers."""

@@ -70,6 +70,10 @@ class Source(ABC):
     def task(self, clip: int) -> str:
         """Its (first) instruction, maybe empty."""
 
+    def tasks(self, clip: int) -> tuple[str, ...]:
+        """All its instructions, the first one first."""
+        return (self.task(clip),)
+
     def task_at(self, clip: int, frame: int) -> str:
         """The instruction of a window that starts at this frame."""
         return self.task(clip)

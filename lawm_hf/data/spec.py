@@ -3,7 +3,8 @@
 
     tabletop:SUITE[,episodes=N,domain=hand,actions=false,…]   the embedded tabletop, recorded once
     lerobot:DIR_OR_REPO[/folder][,revision=,action=,state=]   LeRobot v2.0, v2.1, v3.0
-    lerobot:…,suite=libero_goal                               the episodes of a LIBERO suite
+    lerobot:…,suite=libero_goal[,gripper=open_is_1]           the episodes of a LIBERO suite; a
+                                                              gripper of 0 to 1 becomes LIBERO's
     ssv2:DIR[,split=validation]                               Something-Something v2 as handed out
     wds:DIR_OR_hf://REPO/train-*.tar                          tar shards of videos
     bridge:DIR[,frame_order=,actions=false]                   BridgeData V2, raw
@@ -139,15 +140,18 @@ def _lerobot(
     action: str | None = None,
     state: str | None = None,
     suite: str | None = None,
+    gripper: str | None = None,
 ) -> Source:
     files = open_files(location, revision)
-    source = LeRobotSource(files, f"lerobot:{location}", action=action, state=state)
+    name = f"lerobot:{location}"
+    source = LeRobotSource(files, name, action=action, state=state, gripper=gripper)
     if suite is not None:
         wanted = suite_tasks(suite)
         found = [source.task(int(clip)).lower() in wanted for clip in source.clips]
         if not any(found):
             raise ValueError(f"No instruction in {source.name} is one of {suite}.")
         source.clips = source.clips[found]
+        source.check_libero_gripper()
     return source
 
 

@@ -6,23 +6,28 @@ v3.0 many episodes share one mp4; episode time starts at `from_timestamp` of the
 own streaming reader takes the global index, https://github.com/huggingface/lerobot/issues/4524).
 """
 
-import bisect
 import json
+import logging
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..files import LocalFiles
 from ..images import Video, decode_image
 from ..lru import LRU
 from ..source import STATISTICS, BadClipError, Features, Resize, Source
+from .lerobot_rows import RowFiles, flat, join, seconds
+from .lerobot_table import Info, read_episodes, read_info
 
-_CACHE_BYTES = 256 << 20  # of parquet columns, per process
+logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 256 << 20  # of states and actions, per process
 _OPEN_VIDEOS = 8
+_TOLERANCE = 0.45  # frames that a picture may lie off its time
+# How a gripper of 0 to 1 becomes LIBERO's of -1 (open) to +1 (closed): offset and factor.
+GRIPPERS = {"open_is_1": (1, -2), "closed_is_1": (-1, 2)}
 
 
 class LeRobotSource(Source):
@@ -35,6 +40,8 @@ class LeRobotSource(Source):
             `actions`, or every `action.*` in the order of `info.json`.
         state: The same for the robot's state, by default `observation.state`, `state` or every
             `observation.state.*`.
+        gripper: What 1 means where the last number of an action is a gripper of 0 to 1:
+            `open_is_1` or `closed_is_1`. It is read as LIBERO's: -1 open, +1 closed.
     """
 
     def __init__(
@@ -44,190 +51,154 @@ class LeRobotSource(Source):
         *,
         action: str | None = None,
         state: str | None = None,
+        gripper: str | None = None,
     ):
-        self.store, self.name = files, name
-        self.info = json.loads(files.fetch("meta/info.json").read_text())
-        self.version = str(self.info.get("codebase_version", "?"))
-        if self.version not in ("v2.0", "v2.1", "v3.0"):
-            raise ValueError(f"{name} is of version {self.version}; v2.0, v2.1 and v3.0 are read.")
-        self._stored = self.info["features"]
-        self._actions = _low_dim_keys(self._stored, action, ("action", "actions"))
-        self._state = _low_dim_keys(self._stored, state, ("observation.state", "state"))
+        if gripper not in (None, *GRIPPERS):
+            raise ValueError(f"`gripper` must be {' or '.join(GRIPPERS)}, got {gripper!r}.")
+        self.store, self.name, self.gripper = files, name, gripper
+        self.info: Info = read_info(files, name)
+        stored = self.info.features
+        self._actions = _low_dim_keys(stored, action, ("action", "actions"))
+        self._state = _low_dim_keys(stored, state, ("observation.state", "state"))
         self.features = Features(
-            fps=float(self.info["fps"]),
-            cameras=_cameras(self._stored),
-            state_size=_total_size(self._stored, self._state),
-            action_size=_total_size(self._stored, self._actions),
+            fps=self.info.fps,
+            cameras=self.info.cameras(),
+            state_size=self.info.size(self._state),
+            action_size=self.info.size(self._actions),
         )
-        table = self._read_v3() if self.version == "v3.0" else self._read_v2()
-        self._tasks: list[str] = table["tasks"]
-        self._episodes: np.ndarray = table["episodes"]
-        self._row0: np.ndarray = table["row0"]
-        self._data_paths: list[str] = table["data_paths"]
-        self._videos: dict[str, tuple[list[str], np.ndarray]] = table["videos"]
-        self.lengths = table["lengths"]
-        self.clips = np.arange(len(table["lengths"]))
+        self._masks = {c: m for c in self.features.cameras if (m := self.info.mask_of(c))}
+        self.table = read_episodes(files, self.info, name)
+        self.lengths = self.table.lengths
+        self.clips = np.arange(len(self.lengths))
+        columns = [*self._state, *self._actions, *self._masks.values()]
+        self.rows = RowFiles(files, self.info, columns)
         if files.is_remote:
-            main = self.features.cameras[0]
-            names = self._videos[main][0] if main in self._videos else self._data_paths
-            self.files = np.unique(names, return_inverse=True)[1]
+            main = self.features.cameras[:1]
+            names = [self.table.videos[c][0] for c in main if self.info.is_video(c)]
+            self.files = np.unique([*names, self.table.data_paths][0], return_inverse=True)[1]
         self.reopen()
 
     def reopen(self) -> None:
         """See `Source.reopen`."""
-        self._tables = LRU(_CACHE_BYTES, lambda table: table.nbytes)
-        self._parquets = LRU(_OPEN_VIDEOS, close=lambda file: file[0].close())
+        self.rows.reopen()
         self._videos_open = LRU(_OPEN_VIDEOS, close=Video.close)
-        self._low_dim = LRU(_CACHE_BYTES, lambda rows: sum(r.nbytes for r in rows if r is not None))
+        self._episodes = LRU(_CACHE_BYTES, lambda episode: episode.nbytes)
 
     def __getstate__(self) -> dict[str, Any]:
-        caches = ("_tables", "_parquets", "_videos_open", "_low_dim")
+        caches = ("_videos_open", "_episodes")
         return {k: v for k, v in self.__dict__.items() if k not in caches}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.reopen()
 
-    # The episode table -------------------------------------------------------------------------
-
-    def _read_v3(self) -> dict[str, Any]:
-        cameras = [c for c in self.features.cameras if self._stored[c]["dtype"] == "video"]
-        columns = ["episode_index", "tasks", "length", "dataset_from_index"]
-        columns += ["data/chunk_index", "data/file_index"]
-        columns += [
-            f"videos/{c}/{part}"
-            for c in cameras
-            for part in ("chunk_index", "file_index", "from_timestamp")
-        ]
-        paths = self.store.list("meta/episodes", ".parquet")
-        if not paths:
-            raise FileNotFoundError(f"{self.name} has no meta/episodes/**/*.parquet.")
-        table = pa.concat_tables(
-            pq.read_table(self.store.fetch(p), columns=columns) for p in paths
-        ).sort_by("episode_index")
-        column = {k: table[k].to_numpy() for k in columns if k != "tasks"}
-        data_paths = [
-            self.info["data_path"].format(chunk_index=chunk, file_index=file)
-            for chunk, file in zip(
-                column["data/chunk_index"], column["data/file_index"], strict=True
-            )
-        ]
-        begins = column["dataset_from_index"].astype(np.int64)
-        first: dict[str, Any] = {}
-        for path, begin in zip(data_paths, begins.tolist(), strict=True):
-            first[path] = min(first.get(path, begin), begin)
-        videos = {}
-        for c in cameras:
-            place = column[f"videos/{c}/chunk_index"], column[f"videos/{c}/file_index"]
-            names = [
-                self.info["video_path"].format(video_key=c, chunk_index=chunk, file_index=file)
-                for chunk, file in zip(*place, strict=True)
-            ]
-            videos[c] = names, column[f"videos/{c}/from_timestamp"]
-        return {
-            "tasks": [(tasks or [""])[0] or "" for tasks in table["tasks"].to_pylist()],
-            "episodes": column["episode_index"],
-            "lengths": column["length"].astype(np.int64),
-            "row0": begins - np.array([first[p] for p in data_paths]),
-            "data_paths": data_paths,
-            "videos": videos,
-        }
-
-    def _read_v2(self) -> dict[str, Any]:
-        rows = [
-            json.loads(line)
-            for line in self.store.fetch("meta/episodes.jsonl").read_text().splitlines()
-            if line.strip()
-        ]
-        rows.sort(key=lambda row: row["episode_index"])
-        chunks_size = self.info.get("chunks_size", 1000)
-
-        def place(row: dict[str, Any], **more: str) -> dict[str, Any]:
-            episode = row["episode_index"]
-            return {"episode_index": episode, "episode_chunk": episode // chunks_size, **more}
-
-        videos = {
-            c: (
-                [self.info["video_path"].format(**place(row, video_key=c)) for row in rows],
-                np.zeros(len(rows)),
-            )
-            for c in self.features.cameras
-            if self._stored[c]["dtype"] == "video"
-        }
-        return {
-            "tasks": [(row.get("tasks") or [""])[0] or "" for row in rows],
-            "episodes": np.array([row["episode_index"] for row in rows]),
-            "lengths": np.array([row["length"] for row in rows], np.int64),
-            "row0": np.zeros(len(rows), np.int64),
-            "data_paths": [self.info["data_path"].format(**place(row)) for row in rows],
-            "videos": videos,
-        }
-
-    # One clip ----------------------------------------------------------------------------------
-
     def clip_name(self, clip: int) -> str:
         """`episode 17`."""
-        return f"episode {self._episodes[clip]}"
+        return f"episode {self.table.ids[clip]}"
 
     def task(self, clip: int) -> str:
-        """The episode's first task."""
-        return self._tasks[clip].strip()
+        """The instruction of the first frame: `meta` tells where there is but one."""
+        if len(self.table.tasks[clip]) == 1:
+            return self.table.tasks[clip][0]
+        try:
+            return next(iter(self._episode(clip).tasks or self.table.tasks[clip]), "")
+        except Exception as error:  # the stream meets it again, and counts
+            logger.warning("No instruction of %s: %s", self.clip_name(clip), error)
+            return next(iter(self.table.tasks[clip]), "")
+
+    def tasks(self, clip: int) -> tuple[str, ...]:
+        """See `Source.tasks`."""
+        return tuple(dict.fromkeys((self.task(clip), *self.table.tasks[clip])))
+
+    def task_at(self, clip: int, frame: int) -> str:
+        """The frame's own instruction, by its row's `task_index`."""
+        tasks = self._episode(clip).tasks
+        if tasks and not tasks[frame] and self.task(clip):
+            raise BadClipError(f"frame {frame} has no instruction, others of the episode have")
+        return tasks[frame] if tasks else self.task(clip)
+
+    def cameras_of(self, clip: int) -> tuple[str, ...]:
+        """Cameras that have a video, and are not padded anywhere in the episode."""
+        absent = {c for c, (paths, _) in self.table.videos.items() if not paths[clip]}
+        if self._masks:
+            absent |= self._episode(clip).padded
+        return tuple(c for c in self.features.cameras if c not in absent)
 
     def decode(
         self, clip: int, camera: str, indices: np.ndarray, size: int, resize: Resize
     ) -> np.ndarray:
         """See `Source.decode`."""
-        if camera not in self._videos:
-            rows = self._rows(clip, camera, indices)
-            return np.stack([decode_image(row["bytes"], size, resize) for row in rows])
-        path = self._videos[camera][0][clip]
+        if not self.info.is_video(camera):
+            episode = self._episode(clip)
+            pictures = self.rows.pictures(episode.path, camera, episode.rows[indices])
+            return np.stack([decode_image(picture, size, resize) for picture in pictures])
+        path, begin = self.table.videos[camera][0][clip], self.table.videos[camera][1][clip]
+        own = self._episode(clip).seconds
+        seconds = begin + (indices / self.info.fps if own is None else own[indices])
         video = self._videos_open.get(path, lambda: Video(self.store.fetch(path)))
         try:
-            seconds = self._videos[camera][1][clip] + indices / self.features.fps
             times = np.round(seconds / video.time_base).astype(np.int64)
-            tolerance = int(0.45 / self.features.fps / video.time_base)
+            tolerance = int(_TOLERANCE / self.info.fps / video.time_base)
             return video.read(times, tolerance, size, resize)
         except Exception:
             self._videos_open.drop(path)  # its decoder may be in any state
             raise
 
-    def _rows(self, clip: int, column: str, indices: np.ndarray) -> list[Any]:
-        """Values of a (large) column at rows of the clip, reading only their row groups."""
-        path = self._data_paths[clip]
-        file, begins = self._parquets.get(path, lambda: _open_parquet(self.store.fetch(path)))
-        values = []
-        for row in (self._row0[clip] + indices).tolist():
-            group = bisect.bisect_right(begins, row) - 1
-            table = self._tables.get(
-                (path, column, group),
-                lambda group=group: file.read_row_group(group, columns=[column, "episode_index"]),
-            )
-            self._check_episode(clip, table["episode_index"][row - begins[group]].as_py())
-            values.append(table[column][row - begins[group]].as_py())
-        return values
-
     def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """State and actions of the episode, aligned with its frames."""
         if not self._state and not self._actions:
             return None, None
-        return self._low_dim.get(clip, lambda: self._read_low_dim(clip))
+        return self._episode(clip).state, self._episode(clip).actions
 
-    def _read_low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        assert self.lengths is not None
-        path, length = self._data_paths[clip], int(self.lengths[clip])
-        columns = [*self._state, *self._actions, "episode_index"]
-        table = self._tables.get(
-            path, lambda: pq.read_table(self.store.fetch(path), columns=columns)
-        ).slice(int(self._row0[clip]), length)
-        if table.num_rows != length:
-            raise BadClipError(f"{table.num_rows} rows of data for {length} frames")
-        for episode in np.unique(table["episode_index"].to_numpy()):
-            self._check_episode(clip, episode)
-        return _join(table, self._state), _join(table, self._actions)
+    # The rows of an episode --------------------------------------------------------------------
 
-    def _check_episode(self, clip: int, found: int) -> None:
-        if found != self._episodes[clip]:
-            raise BadClipError(f"its rows belong to episode {found}")
+    def _episode(self, clip: int) -> "_Episode":
+        return self._episodes.get(clip, lambda: self._read_episode(clip))
+
+    def _read_episode(self, clip: int) -> "_Episode":
+        length = int(self.table.lengths[clip])
+        path, table, rows = self.rows.find(int(self.table.ids[clip]), self.table.data_paths[clip])
+        if len(table) != length:
+            raise BadClipError(f"{len(table)} rows of data for {length} frames, {path}")
+        tasks, names = None, self.table.names
+        if "task_index" in table.column_names and names:
+            known = self.table.tasks[clip]
+            tasks = [
+                names.get(int(i), known[0] if known else "") for i in flat(table, "task_index")
+            ]
+        masks = [(c, mask) for c, mask in self._masks.items() if mask in table.column_names]
+        actions = join(table, self._actions)
+        if actions is not None and self.gripper is not None:
+            offset, factor = GRIPPERS[self.gripper]
+            actions[:, -1] = offset + factor * actions[:, -1]
+        return _Episode(
+            path,
+            rows,
+            join(table, self._state),
+            actions,
+            tasks,
+            seconds(table, self.info.fps),
+            {c for c, mask in masks if not flat(table, mask).all()},
+        )
+
+    def check_libero_gripper(self) -> None:
+        """Refuse actions whose gripper is not LIBERO's -1 (open) to +1 (closed).
+
+        Raises:
+            ValueError: If the first episodes know no negative value; each begins with it open.
+        """
+        for clip in self.clips[:3].tolist():
+            try:
+                actions = self.low_dim(clip)[1]
+            except BadClipError:
+                continue
+            if actions is not None and len(actions) and actions[:, -1].min() >= 0:
+                raise ValueError(
+                    "LIBERO's gripper is -1 (open) to +1 (closed), but the last number of the "
+                    f"actions of {self.name} is never negative in {self.clip_name(clip)}. Say what "
+                    "1 means: add `,gripper=open_is_1` (as in nvidia/LIBERO_LeRobot_v3) or "
+                    "`,gripper=closed_is_1` to the spec."
+                )
 
     def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
         """From `meta/stats.json` for the whole set, if it has all; else computed."""
@@ -237,7 +208,7 @@ class LeRobotSource(Source):
             stored = {}
         keys = [*self._state, *self._actions]
         complete = all(set(STATISTICS) <= set(stored.get(k, ())) for k in keys)
-        if not complete or len(self.clips) < len(self._episodes):
+        if not complete or self.gripper or len(self.clips) < len(self.table.lengths):
             return super().stats(max_clips)
         found = {}
         for name, parts in (("state", self._state), ("actions", self._actions)):
@@ -249,14 +220,22 @@ class LeRobotSource(Source):
         return found
 
 
-def _cameras(stored: dict[str, Any]) -> tuple[str, ...]:
-    def is_depth(feature: dict[str, Any]) -> bool:
-        info = feature.get("info") or feature.get("video_info") or {}
-        return bool(info.get("video.is_depth_map") or info.get("is_depth_map"))
+@dataclass
+class _Episode:
+    """What the rows of an episode say."""
 
-    return tuple(
-        k for k, f in stored.items() if f["dtype"] in ("image", "video") and not is_depth(f)
-    )
+    path: str
+    rows: np.ndarray
+    state: np.ndarray | None
+    actions: np.ndarray | None
+    tasks: list[str] | None
+    seconds: np.ndarray | None
+    padded: set[str]
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.rows, self.state, self.actions, self.seconds)
+        return sum(a.nbytes for a in arrays if a is not None) + 8 * len(self.tasks or ())
 
 
 def _low_dim_keys(
@@ -273,22 +252,3 @@ def _low_dim_keys(
             return (key,)
     numeric = (k for k, f in stored.items() if f["dtype"].startswith(("float", "int")))
     return tuple(k for k in numeric if k.startswith(usual[0] + "."))
-
-
-def _total_size(stored: dict[str, Any], keys: Sequence[str]) -> int:
-    return sum(int(np.prod(stored[k]["shape"])) for k in keys)
-
-
-def _open_parquet(path: Path) -> tuple[pq.ParquetFile, list[int]]:
-    """An open file, and the first row of each of its row groups."""
-    file = pq.ParquetFile(path)
-    counts = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
-    return file, [0, *np.cumsum(counts)[:-1].tolist()]
-
-
-def _join(table: pa.Table, keys: Sequence[str]) -> np.ndarray | None:
-    """Columns of numbers or lists of numbers side by side, `(T, sizes together)` float32."""
-    if not keys:
-        return None
-    parts = [np.array(table[k].to_pylist(), np.float32).reshape(table.num_rows, -1) for k in keys]
-    return np.concatenate(parts, axis=1)

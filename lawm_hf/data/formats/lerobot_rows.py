@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a LeRobot set: which file holds an episode's, in order."""
+
+import bisect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import LocalFiles
+from ..lru import LRU
+from ..source import BadClipError
+from .lerobot_table import Info, open_parquet, read_columns
+
+logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 256 << 20  # of parquet columns, per process
+_OPEN_FILES = 8
+_ALWAYS = ("episode_index", "frame_index", "timestamp", "task_index")
+
+
+@dataclass
+class _Rows:
+    """Columns of a file; row `i` of `table` is row `order[i]` of the file."""
+
+    table: pa.Table
+    episodes: np.ndarray
+    order: np.ndarray
+
+
+class RowFiles:
+    """The parquet files below `data/`.
+
+    Args:
+        files: The set.
+        info: Its `info.json`.
+        columns: The columns of numbers that are wanted, besides the usual ones.
+    """
+
+    def __init__(self, files: LocalFiles, info: Info, columns: Sequence[str]):
+        self.files, self.info, self.columns = files, info, {*columns, *_ALWAYS}
+        self._file_of: dict[int, str] = {}  # found by looking into the files
+        self._looked: set[str] = set()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """See `Source.reopen`."""
+        self._tables = LRU(_CACHE_BYTES, lambda rows: rows.table.nbytes)
+        self._groups = LRU(_CACHE_BYTES, lambda table: table.nbytes)
+        self._parquets = LRU(_OPEN_FILES, close=lambda file: file.close())
+
+    def __getstate__(self) -> dict[str, Any]:
+        caches = ("_tables", "_groups", "_parquets")
+        return {k: v for k, v in self.__dict__.items() if k not in caches}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.reopen()
+
+    def pictures(self, path: str, camera: str, rows: np.ndarray) -> list[bytes | Path]:
+        """Encoded pictures in rows of a file, of which only those row groups are read."""
+        file = self._open(path)
+        counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        ends = np.cumsum(counts).tolist()
+        found = []
+        for row in rows.tolist():
+            group = bisect.bisect_right(ends, row)
+            table = self._groups.get(
+                (path, camera, group), lambda g=group: file.read_row_group(g, columns=[camera])
+            )
+            value = table[camera][row - ends[group] + counts[group]].as_py()
+            found.append(value["bytes"] or self.files.fetch(value["path"]))
+        return found
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        return self._parquets.get(path, lambda: open_parquet(self.files.fetch(path), path))
+
+    def _read_rows(self, path: str) -> "_Rows":
+        """The columns of numbers of a file, its rows sorted by episode and frame."""
+        file = self._open(path)
+        table = read_columns(file, path, [c for c in file.schema_arrow.names if c in self.columns])
+        episodes = flat(table, "episode_index").astype(np.int64)
+        keys = [flat(table, "frame_index")] if "frame_index" in table.column_names else []
+        order = np.lexsort((*keys, episodes))
+        if (np.diff(order) != 1).any():
+            table, episodes = table.take(order), episodes[order]
+        return _Rows(table, episodes, order)
+
+    def find(self, episode: int, stated: str) -> tuple[str, pa.Table, np.ndarray]:
+        """Where an episode's rows are.
+
+        `meta` may be stale (the set was written again, `meta` was not): the nearest file counts.
+
+        Args:
+            episode: Its number.
+            stated: The file in which it should be.
+
+        Returns:
+            The file, the rows in order, and their numbers in the file.
+        """
+        for path in (self._file_of.get(episode, stated), None):
+            try:
+                path = path or self._search(episode, stated)
+                rows = self._tables.get(path, lambda path=path: self._read_rows(path))
+            except FileNotFoundError:
+                if self.info.version != "v3.0":
+                    raise
+                continue
+            begin, end = np.searchsorted(rows.episodes, [episode, episode + 1]).tolist()
+            if begin < end:
+                return path, rows.table.slice(begin, end - begin), rows.order[begin:end].copy()
+        raise BadClipError(f"no data file holds its rows; {stated} should")
+
+    def _search(self, episode: int, stated: str) -> str:
+        folder = self.info.data_path.partition("{")[0].rpartition("/")[0]
+        paths = self.files.list(folder, ".parquet") if self.info.version == "v3.0" else []
+        at = bisect.bisect(paths, stated.removeprefix("./"))
+        for path in [paths[i] for i in sorted(range(len(paths)), key=lambda i: abs(i - at))]:
+            if episode in self._file_of:
+                break
+            if path in self._looked:
+                continue
+            self._looked.add(path)
+            try:
+                table = read_columns(self._open(path), path, ["episode_index"])
+            except BadClipError as error:
+                logger.warning("Looking for episode %d: %s", episode, error)
+                continue
+            for number in np.unique(flat(table, "episode_index")).tolist():
+                self._file_of.setdefault(number, path)
+        return self._file_of.get(episode, stated)
+
+
+def seconds(table: pa.Table, fps: float) -> np.ndarray | None:
+    """When each frame was taken, if the rows tell: from 0 and ever later."""
+    if "timestamp" not in table.column_names or not len(table):
+        return None
+    seconds = flat(table, "timestamp").astype(float)
+    told = abs(seconds[0]) * fps < 0.5 and (np.diff(seconds) > 0).all()
+    return seconds if told and np.isfinite(seconds).all() else None
+
+
+def flat(table: pa.Table, key: str) -> np.ndarray:
+    """A column of single numbers, which some sets store as lists of one."""
+    column = table[key].combine_chunks()
+    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        column = column.flatten()
+    return column.to_numpy(zero_copy_only=False).reshape(len(table))
+
+
+def join(table: pa.Table, keys: Sequence[str]) -> np.ndarray | None:
+    """Columns of numbers or lists of numbers side by side, `(T, sizes together)` float32."""
+    if not keys:
+        return None
+    parts = [np.array(table[k].to_pylist(), np.float32).reshape(table.num_rows, -1) for k in keys]
+    return np.concatenate(parts, axis=1)
