@@ -19,7 +19,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.factory import get_policy_class
 
-from lawm_hf.lerobot import LawmConfig
+from lawm_hf.lerobot import LeRobotLAWMConfig
 
 VIEWS = ("observation.images.image", "observation.images.image2")
 
@@ -48,7 +48,7 @@ def make(name: str, n_action_steps: int) -> tuple[Any, int]:
         return get_policy_class("act")(config).eval(), 128
     kind, _, preset = name.partition("-")
     side = 64 if preset == "tabletop" else 128
-    config = LawmConfig(
+    config = LeRobotLAWMConfig(
         **features(side), policy_type=kind, policy_preset=preset, n_action_steps=n_action_steps
     )
     ones = {"min": -np.ones(8), "max": np.ones(8)}

@@ -3,14 +3,15 @@
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.dataclasses import strict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from lawm_hf import (
     BakuConfig,
@@ -21,6 +22,7 @@ from lawm_hf import (
     DreamerV3WorldModel,
     LawmForPretraining,
     LAWMPolicy,
+    LAWMPolicyConfig,
     LAWMProcessor,
 )
 from lawm_hf.data.images import decode_image
@@ -28,11 +30,13 @@ from lawm_hf.hub.lerobot_export import export_for_lerobot
 
 pytest.importorskip("lerobot")
 
+import draccus
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.configs.parser import load_plugin
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-from lawm_hf.lerobot.configuration_lawm import SHARED_KEYS, LawmConfig
-from lawm_hf.lerobot.modeling_lawm import LawmPolicy, _scaled
+from lawm_hf.lerobot.configuration_lawm import LeRobotLAWMConfig, option_names
+from lawm_hf.lerobot.modeling_lawm import LeRobotLAWMPolicy, _scaled
 from lawm_hf.models.configuration_lawm import _LEROBOT_KEYS
 
 TASKS = ["go to the red cube", "go to the blue cube"]
@@ -125,7 +129,7 @@ def test_the_exported_pipelines_are_those_that_lerobot_writes(folder, tmp_path):
 
 
 def test_every_key_that_lerobot_writes_is_known_to_our_configurations():
-    assert {f.name for f in fields(LawmConfig)} - set(SHARED_KEYS) <= _LEROBOT_KEYS
+    assert {f.name for f in fields(LeRobotLAWMConfig)} - option_names() <= _LEROBOT_KEYS
 
 
 def remove_statistics(folder):
@@ -160,14 +164,15 @@ def test_a_mutilated_folder_is_an_error_in_both_libraries(folder, mutilate, load
         load(folder)
 
 
-def new_policy(**options):
-    views = {
-        f"observation.images.{v}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
-        for v in ("front", "wrist")
+def new_policy(views=("front", "wrist"), state_size=6, **options):
+    inputs = {
+        f"observation.images.{v}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for v in views
     }
-    config = LawmConfig(
+    if state_size:
+        inputs["observation.state"] = PolicyFeature(FeatureType.STATE, (state_size,))
+    config = LeRobotLAWMConfig(
         device="cpu",
-        input_features={**views, "observation.state": PolicyFeature(FeatureType.STATE, (6,))},
+        input_features=inputs,
         output_features={"action": PolicyFeature(FeatureType.ACTION, (5,))},
         **options,
     )
@@ -290,19 +295,19 @@ def test_a_state_that_is_not_finite_is_refused():
         policy.select_action(batch)
 
 
-def lerobot_policy(**options) -> LawmPolicy:
+def lerobot_policy(**options) -> LeRobotLAWMPolicy:
     features = {
         "observation.images.front": PolicyFeature(type=FeatureType.VISUAL, shape=(3, 64, 64)),
         "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(8,)),
     }
-    config = LawmConfig(
+    config = LeRobotLAWMConfig(
         policy_preset="tabletop",
         device="cpu",
         input_features=features,
         output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(7,))},
         **options,
     )
-    return LawmPolicy(config, lawm=make_policy("baku"), processor=make_processor())
+    return LeRobotLAWMPolicy(config, lawm=make_policy("baku"), processor=make_processor())
 
 
 def test_what_lerobot_uploads_names_no_python_file(tmp_path):
@@ -352,3 +357,135 @@ def test_lerobot_publishes_no_research_only_weights_unasked(tmp_path, monkeypatc
     policy.config.private = False
     card = policy.generate_model_card("me/demos", "lawm", None, None)
     assert card.data.license_name == "data-ssv2-research-only-and-unstated"
+
+
+@pytest.mark.parametrize("state_size", [0, 6])
+@pytest.mark.parametrize("pretrained_state_size", [0, 8])
+def test_pretraining_with_or_without_a_state_starts_policies_with_or_without_one(
+    pretraining, state_size, pretrained_state_size
+):
+    folder, _ = pretraining
+    policy = make_policy("baku", latent_norm="batch", state_size=pretrained_state_size)
+    policy.save_pretrained(folder / "policy")
+    policy = new_policy(pretrained_latent=str(folder), state_size=state_size)
+    assert policy.lawm.config.state_size == policy.config.state_size == state_size
+    assert policy.select_action(training_batch()).shape == (2, 5)
+
+
+def test_the_order_of_the_views_survives_both_libraries(tmp_path):
+    order = ["wrist", "front"]  # Not that of the alphabet, which JSON files are sorted by.
+    policy = new_policy(order, policy_preset="tabletop", num_layers=1, **SMALL).eval()
+    torch.nn.init.normal_(policy.lawm.action_head.weight)
+    batch = training_batch()
+    expected = policy.predict_action_chunk(batch)
+    policy.save_pretrained(tmp_path / "lerobot")
+    AutoModel.from_pretrained(tmp_path / "lerobot").save_pretrained(tmp_path / "transformers")
+    policy.processor.save_pretrained(tmp_path / "transformers")
+    for name in ("lerobot", "transformers"):
+        again = get_policy_class("lawm").from_pretrained(tmp_path / name)
+        torch.testing.assert_close(again.predict_action_chunk(batch), expected)
+        assert LAWMPolicy.from_pretrained(tmp_path / name).config.views == order
+    export_for_lerobot(tmp_path / "transformers", ["wrist", "observation.images.front"])
+    exported = PreTrainedConfig.from_pretrained(tmp_path / "transformers")
+    assert [k.split(".")[-1] for k in exported.image_features] == order
+
+
+def test_an_old_folder_without_an_order_keeps_that_of_its_features(folder):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    del config["views"]
+    file.write_text(json.dumps(config))
+    features = PreTrainedConfig.from_pretrained(folder).image_features
+    assert [key.split(".")[-1] for key in features] == ["front", "wrist"]
+
+
+def test_an_order_of_other_cameras_is_refused():
+    config = new_policy(policy_preset="tabletop", num_layers=1, **SMALL).config
+    config.views = ["front", "top"]
+    with pytest.raises(ValueError, match="must name the cameras"):
+        config.validate_features()
+
+
+STRANGER = """
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from lawm_hf import LAWMPolicy, LAWMPolicyConfig
+
+
+@strict
+class StrangerConfig(LAWMPolicyConfig):
+    model_type = "lawm_stranger"
+    stranger_width: int = 4
+
+
+class StrangerPolicy(LAWMPolicy):
+    config_class = StrangerConfig
+    action_head_prefixes = ("head",)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.body = nn.Linear(3, config.stranger_width)
+        self.head = nn.Linear(config.stranger_width, config.chunk_size * config.action_size)
+        self.post_init()
+
+    def forward(self, pixel_values, task_embeds, **_):
+        from lawm_hf.models.modeling_outputs import PolicyOutput
+
+        return PolicyOutput(actions=self.bound(self.head(self.body(pixel_values.mean((1, 3, 4))))))
+
+
+AutoConfig.register("lawm_stranger", StrangerConfig)
+AutoModel.register(StrangerConfig, StrangerPolicy)
+"""
+
+
+@dataclass
+class Command:
+    policy: PreTrainedConfig
+
+
+def test_a_policy_of_another_package_is_trained_saved_and_loaded_without_an_edit(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger/__init__.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--policy.type=lawm", "--policy.policy_type=stranger", "--policy.device=cpu"]
+    with pytest.raises(draccus.ParsingError) as error:
+        draccus.parse(Command, args=flags)
+    assert "discover_packages_path" in str(error.value.__cause__)
+
+    load_plugin("stranger")  # What `--my.discover_packages_path=stranger` does.
+    config = draccus.parse(Command, args=[*flags, "--policy.stranger_width=6"]).policy
+    options = {name: getattr(config, name) for name in ("policy_type", "stranger_width")}
+    policy = new_policy(**options, image_size=32, task_embed_size=64).eval()
+    assert policy.lawm.body.out_features == 6
+    batch = training_batch()
+    expected = policy.predict_action_chunk(batch)
+    policy.save_pretrained(tmp_path / "saved")
+    again = get_policy_class("lawm").from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again.predict_action_chunk(batch), expected)
+    ours = LAWMPolicy.from_pretrained(tmp_path / "saved")
+    assert type(ours).__name__ == "StrangerPolicy"
+    again = new_policy(policy_type=str(tmp_path / "saved"))
+    assert again.lawm.body.weight.equal(ours.body.weight)
+
+
+def test_options_that_no_policy_or_another_policy_has_are_refused():
+    with pytest.raises(TypeError, match="no_such_option"):
+        LeRobotLAWMConfig(device="cpu", no_such_option=1)
+    with pytest.raises(ValueError, match="has no option `down_dims`"):
+        LeRobotLAWMConfig(device="cpu", policy_type="baku", down_dims=[8])
+
+
+def test_an_option_with_a_name_of_lerobots_is_refused():
+    @strict
+    class ClashConfig(LAWMPolicyConfig):
+        model_type = "lawm_clash"
+        device: str = "here"
+
+    AutoConfig.register("lawm_clash", ClashConfig, exist_ok=True)
+    with pytest.raises(ValueError, match="must not be named as LeRobot's"):
+        LeRobotLAWMConfig(policy_type="clash")

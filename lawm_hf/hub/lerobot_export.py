@@ -30,7 +30,8 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
 
     Args:
         folder: Written by a policy's and a processor's `save_pretrained`.
-        cameras: The views in the order of training; `front` stands for `observation.images.front`.
+        cameras: The views in the order of training, which is kept as `views`, since the file is
+            sorted by key; `front` stands for `observation.images.front`.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -42,6 +43,7 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
     outputs = {"action": {"type": "ACTION", "shape": [config["action_size"]]}}
     config |= {
         "type": "lawm",
+        "views": [c.removeprefix("observation.images.") for c in cameras],
         "input_features": inputs,
         "output_features": outputs,
         "normalization_mapping": _IDENTITY,

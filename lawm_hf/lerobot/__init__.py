@@ -5,15 +5,15 @@ LeRobot finds them when the distribution `lerobot_policy_lawm` is installed (`pl
 the flag `--lawm.discover_packages_path=lawm_hf.lerobot`.
 """
 
-from .configuration_lawm import LawmConfig
+from .configuration_lawm import LeRobotLAWMConfig
 from .env_tabletop import LawmTabletopEnv
 from .robot_replay import ReplayRobot, ReplayRobotConfig
 from .robot_tabletop import TabletopRobot, TabletopRobotConfig
 from .safety import SafeArm, SafeArmConfig
 
 __all__ = [
-    "LawmConfig",
     "LawmTabletopEnv",
+    "LeRobotLAWMConfig",
     "ReplayRobot",
     "ReplayRobotConfig",
     "SafeArm",

@@ -2,39 +2,60 @@
 """Configuration of a LAWM policy as LeRobot knows it: `--policy.type=lawm`.
 
 One `config.json` serves transformers and LeRobot. LeRobot rejects keys that its dataclass does not
-declare, so the options of all policies are fields here; None stands for the policy's own default.
+declare, so the options of all registered policies are fields here, those of other packages as soon
+as they are imported; None stands for the policy's own default.
 """
 
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import ValuesView
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
-from transformers import CONFIG_MAPPING, AutoConfig
+from lerobot.utils.constants import OBS_IMAGES
 
-from ..models import BakuConfig, DiffusionPolicyConfig, LAWMPolicyConfig
-from .act import LeRobotActConfig
+from ..models import LAWMPolicyConfig
+from ..models.auto_lawm import policy_config
+from ..models.configuration_lawm import find_config_class, load_plugins, subclasses
+from ..models.modeling_lawm import load_config
+from . import act  # noqa: F401  (registers LeRobot's ACT)
 
-_POLICIES: dict[str, Any] = {
-    "baku": BakuConfig,
-    "diffusion": DiffusionPolicyConfig,
-    "lerobot:act": LeRobotActConfig,
-}
-_OPTIONS = sorted({f.name for config in _POLICIES.values() for f in fields(config)})
-SHARED_KEYS = [*_OPTIONS, "model_type", "auto_map"]
-_ModelOptions: Any = make_dataclass("_ModelOptions", [(key, Any, None) for key in SHARED_KEYS])
+
+class _OpenFields(dict):
+    """Fields of the dataclass below, and one for each option of the policies known by now.
+
+    `dataclasses.fields` asks here, and with it LeRobot's command line, loading and saving.
+    """
+
+    def values(self) -> ValuesView[Any]:
+        load_plugins()
+        missing = sorted(option_names() - self.keys())
+        new: Any = make_dataclass("_New", [(name, Any, None) for name in missing])
+        self.update(new.__dataclass_fields__)
+        return super().values()
+
+
+def option_names() -> set[str]:
+    """Those of the options of all known policies, and what transformers writes beside them."""
+    names = {"model_type", "auto_map", "defined_in"}
+    for found in subclasses(LAWMPolicyConfig):
+        names |= {f.name for f in fields(found)} | {*found.attribute_map, *found.retired_options}
+    return names
 
 
 @PreTrainedConfig.register_subclass("lawm")
-@dataclass
-class LawmConfig(_ModelOptions, PreTrainedConfig):
+@dataclass(init=False, eq=False)
+class LeRobotLAWMConfig(PreTrainedConfig):
     """Options of a policy (`BakuConfig`, `DiffusionPolicyConfig`, …) and of its use in LeRobot.
 
     Args:
-        policy_type: From scratch: `"baku"`, `"diffusion"` or `"lerobot:act"`.
+        policy_type: From scratch: a registered `model_type` (`"baku"`, `"diffusion"`,
+            `"lerobot:act"`, or that of another package), or a folder or Hub repository.
         policy_preset: From scratch: `"default"` (the paper's sizes) or `"tabletop"`.
         pretrained_latent: Folder or Hub repository of a latent pretraining run to start from, with
             a fresh last action layer.
+        views: Names of the cameras in the order in which the policy takes them. The order of
+            `input_features` does not last: JSON files are sorted by key.
         text_encoder: From scratch: `"hashing"`, or the id of a transformers text model.
         augment: Shift and recolour views in training.
         n_action_steps: Steps between two calls of the policy.
@@ -51,6 +72,7 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
     policy_type: str = "baku"
     policy_preset: str = "default"
     pretrained_latent: str | None = None
+    views: list[str] | None = None
     text_encoder: str = "hashing"
     augment: bool = True
     n_action_steps: int = 1
@@ -68,7 +90,12 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
     optimizer_grad_clip_norm: float = 1.0
     scheduler_warmup_steps: int = 50
 
-    def __post_init__(self) -> None:
+    def __init__(self, **options: Any):
+        for f in fields(self):
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            setattr(self, f.name, options.pop(f.name, default))
+        if options:
+            raise TypeError(f"No registered policy has the options {sorted(options)}.")
         super().__post_init__()
         self.adopt(self.to_transformers())
         if not 1 <= self.n_action_steps <= self.chunk_size:
@@ -77,30 +104,59 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
                 f"{self.n_action_steps}."
             )
 
+    def __getattr__(self, name: str) -> Any:
+        if name in option_names():  # of a policy that was imported after this was made
+            return None
+        raise AttributeError(f"`{type(self).__name__}` has no option `{name}`.")
+
     def to_transformers(self) -> Any:
         """The policy's configuration: a saved one, that of `pretrained_latent`, or a preset."""
-        given = {key: getattr(self, key) for key in _OPTIONS if getattr(self, key) is not None}
+        names = option_names() - _LEROBOT_FIELDS - {"model_type"}
+        given = {k: getattr(self, k) for k in names if getattr(self, k) is not None}
         if self.model_type is not None:
-            known = {f.name for f in fields(CONFIG_MAPPING[self.model_type])}
-            return CONFIG_MAPPING[self.model_type](**{k: given[k] for k in known & given.keys()})
+            package = given.get("defined_in", "")
+            return find_config_class(self.model_type, LAWMPolicyConfig, package)(**given)
         if self.pretrained_latent:
-            config = AutoConfig.from_pretrained(self.pretrained_latent, subfolder="policy")
+            config = load_config(self.pretrained_latent, LAWMPolicyConfig, subfolder="policy")
             config.update({"latent_norm": "none"} | given)
             return config
-        if self.policy_type not in _POLICIES:
-            raise ValueError(
-                f"`policy_type` must be one of {', '.join(_POLICIES)}, got {self.policy_type!r}."
-            )
-        return _POLICIES[self.policy_type].from_preset(self.policy_preset, **given)
+        return policy_config(self.policy_type, self.policy_preset, **given)
 
     def adopt(self, config: LAWMPolicyConfig) -> None:
-        """Take over the values of a transformers configuration."""
+        """Take over the values of a transformers configuration.
+
+        Raises:
+            ValueError: If it has an option with a name of LeRobot's: one file serves both.
+        """
+        if clash := sorted(_LEROBOT_FIELDS & {f.name for f in fields(config)}):
+            raise ValueError(
+                f"Options of a policy must not be named as LeRobot's, got {clash} in "
+                f"`{type(config).__name__}`. Rename them there."
+            )
         for key, value in config.to_dict().items():
-            if key in SHARED_KEYS:
+            if key in option_names():
                 setattr(self, key, value)
 
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """LeRobot's, in the order of `views`.
+
+        Raises:
+            ValueError: If those are not the cameras.
+        """
+        features = super().image_features
+        if self.views is None:
+            return features
+        keys = [image_key(view) for view in self.views]
+        if set(keys) != set(features):
+            raise ValueError(
+                f"`views` must name the cameras of `input_features`, got {self.views} and "
+                f"{list(features)}. Rename cameras with --rename_map, or change both."
+            )
+        return {key: features[key] for key in keys}
+
     def validate_features(self) -> None:
-        """Take the sizes of a new policy from the features of the data.
+        """Take the sizes of a new policy and the order of its views from the features of the data.
 
         Raises:
             ValueError: If there is no camera or no action.
@@ -110,6 +166,7 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
                 "A LAWM policy needs at least one camera and `action`, got inputs "
                 f"{list(self.input_features or {})} and outputs {list(self.output_features or {})}."
             )
+        self.views = [key.removeprefix(f"{OBS_IMAGES}.") for key in self.image_features]
         self.action_size = self.action_feature.shape[0]
         state = self.robot_state_feature
         self.state_size = state.shape[0] if state else 0
@@ -142,3 +199,14 @@ class LawmConfig(_ModelOptions, PreTrainedConfig):
     def reward_delta_indices(self) -> None:
         """No rewards."""
         return None
+
+
+def image_key(view: str) -> str:
+    """LeRobot's name of a view: `front` stands for `observation.images.front`."""
+    return view if view.startswith("observation.") else f"{OBS_IMAGES}.{view}"
+
+
+_LEROBOT_FIELDS = {f.name for f in fields(LeRobotLAWMConfig)}
+_open: Any = LeRobotLAWMConfig
+_open.__dataclass_fields__ = _OpenFields(_open.__dataclass_fields__)
+LawmConfig = LeRobotLAWMConfig  # Its name of before.

@@ -23,13 +23,14 @@ from transformers import MODEL_MAPPING
 from ..evaluation.rollout import ChunkAggregator
 from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
+from ..models.auto_lawm import is_address
 from ..training.optimizer import parameter_groups
-from .configuration_lawm import SHARED_KEYS, LawmConfig
+from .configuration_lawm import LeRobotLAWMConfig, option_names
 
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
-class LawmPolicy(PreTrainedPolicy):
+class LeRobotLAWMPolicy(PreTrainedPolicy):
     """See `lerobot.policies.PreTrainedPolicy`.
 
     Args:
@@ -40,13 +41,13 @@ class LawmPolicy(PreTrainedPolicy):
         processor: Its processor.
     """
 
-    config_class = LawmConfig  # pyright: ignore[reportAssignmentType]
+    config_class = LeRobotLAWMConfig  # pyright: ignore[reportAssignmentType]
     name = "lawm"  # pyright: ignore[reportAssignmentType]
     config: Any
 
     def __init__(
         self,
-        config: LawmConfig,
+        config: LeRobotLAWMConfig,
         dataset_stats: dict[str, dict[str, Any]] | None = None,
         dataset_meta: Any = None,
         lawm: LAWMPolicy | None = None,
@@ -116,7 +117,7 @@ class LawmPolicy(PreTrainedPolicy):
         self.processor.save_pretrained(save_directory)
         file = save_directory / "config.json"
         ours = draccus.encode(self.config, PreTrainedConfig)
-        ours = {k: v for k, v in ours.items() if k not in SHARED_KEYS}  # some are another policy's
+        ours = {k: v for k, v in ours.items() if k not in option_names()}  # some are another's
         merged = ours | json.loads(file.read_text())
         file.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
         drop_remote_code(save_directory)
@@ -221,7 +222,7 @@ def _scaled(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
-def _new(config: LawmConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
+def _new(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
     """A fresh policy, or the policy of a latent pretraining run with a fresh last layer."""
     options = config.to_transformers()
     if config.pretrained_latent:
@@ -229,6 +230,9 @@ def _new(config: LawmConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
         lawm = LAWMPolicy.from_latent_pretraining(config.pretrained_latent, **sizes)
         processor = LAWMProcessor.from_pretrained(config.pretrained_latent, subfolder="processor")
         return lawm, processor
+    if is_address(config.policy_type):
+        lawm = LAWMPolicy.from_pretrained(config.policy_type, config=options)
+        return lawm, LAWMProcessor.from_pretrained(config.policy_type)
     policy_class: Any = MODEL_MAPPING[type(options)]
     processor = LAWMProcessor(
         image_size=options.image_size,
@@ -236,3 +240,6 @@ def _new(config: LawmConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
         task_embed_size=options.task_embed_size,
     )
     return policy_class(options), processor
+
+
+LawmPolicy = LeRobotLAWMPolicy  # Its name of before.

@@ -5,10 +5,10 @@ from typing import Any
 
 from lerobot.processor import make_default_pre_post_processors
 
-from .configuration_lawm import LawmConfig
+from .configuration_lawm import LeRobotLAWMConfig
 
 
-def make_lawm_pre_post_processors(config: LawmConfig, dataset_stats: Any = None) -> Any:
+def make_lawm_pre_post_processors(config: LeRobotLAWMConfig, dataset_stats: Any = None) -> Any:
     """The default pipelines without statistics: the policy's `LAWMProcessor` has them.
 
     Args:

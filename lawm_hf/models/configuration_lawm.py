@@ -25,7 +25,7 @@ _LEROBOT_KEYS = {
     *("type", "n_obs_steps", "input_features", "output_features", "normalization_mapping"),
     *("device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license"),
     *("pretrained_path", "pretrained_revision", "n_action_steps", "aggregation", "ema_decay"),
-    *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment"),
+    *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment", "views"),
     *("optimizer_lr", "optimizer_vision_lr", "optimizer_weight_decay"),
     *("optimizer_grad_clip_norm", "scheduler_warmup_steps"),
 }
@@ -165,18 +165,19 @@ def find_config_class(model_type: str, base: type[StrictConfig], package: str = 
                 return CONFIG_MAPPING[name]
         if not attempt:
             failed = load_plugins()
-    known = sorted(found.model_type for found in {base, *_subclasses(base)} if found.model_type)
+    known = sorted(found.model_type for found in {base, *subclasses(base)} if found.model_type)
     close = difflib.get_close_matches(names[1], known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     origin = f"`{package}`" if package else "another package"
     broken = "".join(f" The plug-in {name} is broken: {why}." for name, why in failed.items())
     raise ValueError(
         f"`model_type` must be one of {', '.join(known)}, got {model_type!r}.{hint} If it comes "
-        f"from {origin}, import that first: `--import {package or 'PACKAGE'}`, or in Python."
-        + broken
+        f"from {origin}, import that first: `--import {package or 'PACKAGE'}`, or in Python; in "
+        f"LeRobot's commands `--my.discover_packages_path={package or 'PACKAGE'}`." + broken
     )
 
 
-def _subclasses(base: type) -> set[Any]:
+def subclasses(base: type) -> set[Any]:
+    """All that were defined by now."""
     found = set(base.__subclasses__())
-    return found.union(*(_subclasses(child) for child in found))
+    return found.union(*(subclasses(child) for child in found))
