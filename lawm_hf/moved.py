@@ -23,6 +23,7 @@ _MOVED = {
     "envs.scene": "envs.tabletop.scene",
     "envs.tasks": "envs.tabletop.tasks",
     "export": "hub.lerobot_export",
+    "lerobot.env_tabletop": "lerobot.env_gym",
     "licences": "hub.licences",
     "results": "evaluation.results",
     "run_record": "training.run_log",

@@ -231,7 +231,8 @@ def main(args: FinetuneArgs) -> None:
         log.close()
     if accelerator.is_main_process:
         with told_only("The export for LeRobot", AGAIN):
-            export_for_lerobot(args.output_dir, args.views or source.features.cameras)
+            cameras = args.views or source.features.cameras
+            export_for_lerobot(args.output_dir, cameras, args.resize)
         with told_only("The model card", AGAIN):
             write_card(args.output_dir, args.push_to_hub)
         if args.push_to_hub:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("lerobot")
 pytest.importorskip("mujoco")
@@ -20,6 +21,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.envs import env_to_policy_features, make_env, make_env_config, preprocess_observation
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION
 from lerobot.robots import make_robot_from_config
+from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
 import lawm_hf.envs
@@ -95,6 +97,90 @@ def test_in_a_batch_a_finished_episode_waits_for_the_others_and_stays_a_success(
     assert rewards.tolist() == [1, 0]
     vector.reset(seed=[2, 3], options=START)
     assert [world.layout.task for world in worlds] == [2, 3]
+
+
+STRANGER = """
+import gymnasium
+import numpy as np
+
+
+class Corridor(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    task_description = "go right"
+
+    def __init__(self, length=3, says_so=True, render_mode=None):
+        self.length, self.says_so, self.render_mode = length, says_so, render_mode
+        self._max_episode_steps = 2 * length
+        view = gymnasium.spaces.Box(0, 255, (24, 24, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict({
+            "pixels": gymnasium.spaces.Dict({"top": view}),
+            "agent_pos": gymnasium.spaces.Box(-9, 9, (1,), np.float32),
+        })
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def see(self):
+        view = np.full((24, 24, 3), 10 * abs(self.x), np.uint8)
+        return {"pixels": {"top": view}, "agent_pos": np.array([self.x], np.float32)}
+
+    def render(self):
+        return self.see()["pixels"]["top"]
+
+    def reset(self, *, seed=None, options=None):
+        self.x = self.steps = 0
+        return self.see(), {}
+
+    def step(self, action):
+        self.x, self.steps = self.x + int(np.sign(action[0])), self.steps + 1
+        done = self.x >= self.length
+        info = {"is_success": done} if self.says_so else {}
+        return self.see(), float(done), done, self.steps >= self._max_episode_steps, info
+
+
+gymnasium.register("stranger/Corridor-v0", entry_point="stranger_env:Corridor")
+"""
+
+
+def test_lerobot_plays_an_environment_of_another_package(tmp_path, monkeypatch):
+    (tmp_path / "stranger_env.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"gym_id": "stranger_env:stranger/Corridor-v0", "gym_options": {"length": 2}}
+    config = make_env_config("lawm_gym", **options)
+    features = env_to_policy_features(config)
+    assert {key: feature.shape for key, feature in features.items()} == {
+        "observation.images.top": (3, 24, 24),
+        "observation.state": (1,),
+        "action": (1,),
+    }
+    (vector,) = make_env(config, n_envs=2)[options["gym_id"]].values()
+    assert vector.unwrapped.metadata["render_fps"] == config.fps == 5
+    assert vector.call("_max_episode_steps") == (4, 4)
+    policy = RightPolicy()
+    result = rollout(vector, policy, *[lambda batch: batch] * 4, seeds=[0, 1])
+    assert policy.tasks == ["go right", "go right"]
+    assert result["success"][:, -1].tolist() == [True, True]
+
+
+class RightPolicy(torch.nn.Module):
+    def reset(self):
+        pass
+
+    def select_action(self, batch):
+        self.tasks = batch["task"]
+        assert batch["observation.images.top"].shape == (2, 3, 24, 24)
+        return torch.ones(2, 1)
+
+
+def test_an_environment_that_does_not_report_success_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "stranger_env.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"length": 1, "says_so": False}
+    config = make_env_config(
+        "lawm_gym", gym_id="stranger_env:stranger/Corridor-v0", gym_options=options
+    )
+    (vector,) = make_env(config, n_envs=1)[config.gym_id].values()
+    vector.reset(seed=[0], options=START)
+    with pytest.raises(ValueError, match="is_success"):
+        vector.step(np.ones((1, 1), np.float32))
 
 
 def test_policies_that_do_not_read_get_one_instruction():

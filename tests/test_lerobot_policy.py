@@ -269,11 +269,12 @@ def test_a_missing_camera_or_instruction_is_named():
         policy.select_action(batch)
 
 
+@pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("shape", [(24, 20), (32, 32), (48, 64), (20, 40)])
-def test_pictures_of_any_size_are_scaled_as_the_recipes_scale_them(shape):
+def test_pictures_of_any_size_are_scaled_as_the_recipes_scale_them(shape, resize):
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    ours = torch.tensor(decode_image(picture, 32, "squash")) / 255
-    theirs = _scaled(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, 32)
+    ours = torch.tensor(decode_image(picture, 32, resize)) / 255
+    theirs = _scaled(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, 32, resize)
     torch.testing.assert_close(theirs[0], ours, atol=1.5 / 255, rtol=0)
 
 

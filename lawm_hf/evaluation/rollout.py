@@ -80,10 +80,10 @@ def predict(
         tasks: Instructions.
         views: Names of the views, in the order of training.
     """
-    size = policy.config.image_size
     # Scaled as the frames that the policy was trained on.
+    size, resize = policy.config.image_size, getattr(policy.config, "resize", "squash")
     pixels = np.stack(
-        [[decode_image(o["pixels"][v], size, "squash") for v in views] for o in observations]
+        [[decode_image(o["pixels"][v], size, resize) for v in views] for o in observations]
     )
     state = None
     if policy.config.state_size:

@@ -21,7 +21,7 @@ from .text import escape, literal
 _IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
 
-def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
+def export_for_lerobot(folder: str | Path, cameras: Sequence[str], resize: str = "squash") -> None:
     """Add the configuration keys and the two pipelines that `--policy.path=FOLDER` looks for.
 
     The pipelines change nothing: the policy brings its `LAWMProcessor`, which resizes, embeds and
@@ -32,6 +32,7 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
         folder: Written by a policy's and a processor's `save_pretrained`.
         cameras: The views in the order of training, which is kept as `views`, since the file is
             sorted by key; `front` stands for `observation.images.front`.
+        resize: How pictures became squares in training.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -44,6 +45,7 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str]) -> None:
     config |= {
         "type": "lawm",
         "views": [c.removeprefix("observation.images.") for c in cameras],
+        "resize": resize,
         "input_features": inputs,
         "output_features": outputs,
         "normalization_mapping": _IDENTITY,

@@ -6,12 +6,13 @@ the flag `--lawm.discover_packages_path=lawm_hf.lerobot`.
 """
 
 from .configuration_lawm import LeRobotLAWMConfig
-from .env_tabletop import LawmTabletopEnv
+from .env_gym import LawmGymEnv, LawmTabletopEnv
 from .robot_replay import ReplayRobot, ReplayRobotConfig
 from .robot_tabletop import TabletopRobot, TabletopRobotConfig
 from .safety import SafeArm, SafeArmConfig
 
 __all__ = [
+    "LawmGymEnv",
     "LawmTabletopEnv",
     "LeRobotLAWMConfig",
     "ReplayRobot",

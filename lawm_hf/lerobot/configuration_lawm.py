@@ -8,7 +8,7 @@ as they are imported; None stands for the policy's own default.
 
 from collections.abc import ValuesView
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
@@ -56,6 +56,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
             a fresh last action layer.
         views: Names of the cameras in the order in which the policy takes them. The order of
             `input_features` does not last: JSON files are sorted by key.
+        resize: How pictures become squares, `"squash"` or `"crop"`, as in `recipes/finetune.py`.
         text_encoder: From scratch: `"hashing"`, or the id of a transformers text model.
         augment: Shift and recolour views in training.
         n_action_steps: Steps between two calls of the policy.
@@ -73,6 +74,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
     policy_preset: str = "default"
     pretrained_latent: str | None = None
     views: list[str] | None = None
+    resize: Literal["squash", "crop"] = "squash"
     text_encoder: str = "hashing"
     augment: bool = True
     n_action_steps: int = 1

@@ -20,6 +20,8 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 from transformers import MODEL_MAPPING
 
+from ..data.images import fitted_size
+from ..data.source import Resize
 from ..evaluation.rollout import ChunkAggregator
 from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
@@ -208,18 +210,21 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
                 f"This policy needs {[*keys, 'task']}, got no {missing} among {sorted(batch)}. "
                 "Rename with --rename_map, or give --task."
             )
-        views = [_scaled(batch[key], self.lawm.config.image_size) for key in keys]
+        size, resize = self.lawm.config.image_size, self.config.resize
+        views = [_scaled(batch[key], size, resize) for key in keys]
         observation = {"images": torch.stack(views, 1), "task": list(batch["task"])}
         if self.lawm.config.state_size:
             observation["state"] = batch[OBS_STATE]
         return observation
 
 
-def _scaled(images: Tensor, size: int) -> Tensor:
+def _scaled(images: Tensor, size: int, resize: Resize) -> Tensor:
     """`(B, C, H, W)` to squares, filtered as the frames that our loader reads, smaller ones too."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    width, height = fitted_size(images.shape[-1], images.shape[-2], size, resize)
+    if images.shape[-2:] != (height, width):
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[..., top : top + size, left : left + size]
 
 
 def _new(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:

@@ -25,7 +25,8 @@ _LEROBOT_KEYS = {
     *("type", "n_obs_steps", "input_features", "output_features", "normalization_mapping"),
     *("device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license"),
     *("pretrained_path", "pretrained_revision", "n_action_steps", "aggregation", "ema_decay"),
-    *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment", "views"),
+    *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment"),
+    *("views", "resize"),
     *("optimizer_lr", "optimizer_vision_lr", "optimizer_weight_decay"),
     *("optimizer_grad_clip_norm", "scheduler_warmup_steps"),
 }

@@ -100,6 +100,10 @@ class LAWMModel(PreTrainedModel):
                 f"configuration, got {wrong}. Transformers would go on with random numbers. Fetch "
                 "or save the folder again."
             )
+        for key, *_ in info["mismatched_keys"]:  # transformers leaves buffers without numbers
+            module = model.get_submodule(key.rpartition(".")[0])
+            if isinstance(module, LatentNorm):
+                module.reset()
         check_weights(model, str(folder))
         return (model, info) if wants_info else model
 
