@@ -373,6 +373,20 @@ def test_pretraining_with_or_without_a_state_starts_policies_with_or_without_one
     assert policy.select_action(training_batch()).shape == (2, 5)
 
 
+def test_where_sizes_change_no_number_is_left_to_what_was_in_memory(pretraining, monkeypatch):
+    def filled(make):
+        def nan(*args, **kwargs):
+            tensor = make(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return nan
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
+    policy = new_policy(pretrained_latent=str(pretraining[0]))
+    assert all(tensor.isfinite().all() for tensor in policy.state_dict().values())
+
+
 def test_the_order_of_the_views_survives_both_libraries(tmp_path):
     order = ["wrist", "front"]  # Not that of the alphabet, which JSON files are sorted by.
     policy = new_policy(order, policy_preset="tabletop", num_layers=1, **SMALL).eval()
