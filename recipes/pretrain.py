@@ -25,6 +25,7 @@ from lawm_hf.models import LAWMProcessor
 from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.training import (
     TrainingArgs,
+    check_batch,
     check_finite,
     load_checkpoint,
     make_accelerator,
@@ -162,6 +163,7 @@ def main(args: PretrainArgs) -> None:
     """Train, and show what was learned."""
     accelerator = make_accelerator(args)
     model, processor = build_model(args)
+    check_batch(getattr(model, "policy", model), args.batch_size * accelerator.num_processes)
     loader = build_loader(args, accelerator)
     processor.center_tasks(loader.instructions())
     latent, report = args.objective != "supervised", None
@@ -205,7 +207,8 @@ def main(args: PretrainArgs) -> None:
                 optimizer.zero_grad()
             log.add({"loss": outputs.loss})
             if latent:
-                log.add({"reconstruction": outputs.reconstruction_loss, "kl": outputs.kl_loss})
+                log.add({"reconstruction": outputs.reconstruction_loss})
+                log.add({} if outputs.kl_loss is None else {"kl": outputs.kl_loss})
         log.update(step, norms)
         if report and args.report_every and step % args.report_every == 0 and step < args.steps:
             with told_only("The picture of imagined frames", "The next one is tried again."):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the training recipes share: checkpoints, resuming, the log, and what is checked at first."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,9 +15,11 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from lawm_hf import BakuConfig, BakuPolicy
 from lawm_hf.training import (
     ProgressLog,
     TrainingArgs,
+    check_batch,
     find_checkpoints,
     load_checkpoint,
     make_accelerator,
@@ -28,6 +31,16 @@ from lawm_hf.training import (
 )
 from lawm_hf.training import accelerator as accelerator_module
 from lawm_hf.writing.atomic import unlock_folder
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def recipe(name: str):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 class Numbers:
@@ -288,6 +301,36 @@ def test_a_launcher_that_accumulates_otherwise_is_refused(tmp_path, monkeypatch)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(ValueError, match="--gradient_accumulation_steps 4"):
         accelerator_of(TrainingArgs(output_dir=str(tmp_path)))
+
+
+def test_half_precision_gradients_are_unscaled_once_and_clipped(tmp_path, monkeypatch):
+    """On a GPU, that is; the scaler works on a CPU, too."""
+    args = recipe("pretrain").PretrainArgs(output_dir=str(tmp_path), max_grad_norm=0.5)
+    accelerator = accelerator_of(args)
+    monkeypatch.setattr(type(accelerator), "mixed_precision", "fp16")
+    accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
+    model = torch.nn.ModuleDict(
+        {n: torch.nn.Linear(1, 1, False) for n in ("policy", "world_model")}
+    )
+    model.policy, model.world_model = model["policy"], model["world_model"]
+    model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    accelerator.backward(3 * model.policy.weight.sum() + 4 * model.world_model.weight.sum())
+    norms = recipe("pretrain").clip(accelerator, model, args)
+    assert {name: round(norm.item(), 4) for name, norm in norms.items()} == {
+        "grad_policy": 3.0,
+        "grad_world_model": 4.0,
+    }
+    assert model.policy.weight.grad.item() == pytest.approx(0.5, abs=1e-4)
+    assert model.world_model.weight.grad.item() == pytest.approx(4.0, abs=1e-4)
+    unlock_folder(tmp_path)
+
+
+def test_one_sample_without_a_gradient_is_refused_before_training():
+    policy = BakuPolicy(BakuConfig.from_preset("tabletop", latent_norm="batch"))
+    with pytest.raises(ValueError, match="--batch_size 2"):
+        check_batch(policy, 1)
+    check_batch(policy, 2)
+    check_batch(BakuPolicy(BakuConfig.from_preset("tabletop", latent_norm="none")), 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from .accelerator import make_accelerator
 from .args import TrainingArgs
 from .batches import FocusedLoader, to_device
 from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
-from .optimizer import check_finite, make_optimizer, parameter_groups
+from .optimizer import check_batch, check_finite, make_optimizer, parameter_groups
 from .run_log import ProgressLog, told_only, write_run_record
 
 _checkpoints = find_checkpoints  # its name of before
@@ -17,6 +17,7 @@ __all__ = [
     "FocusedLoader",
     "ProgressLog",
     "TrainingArgs",
+    "check_batch",
     "check_finite",
     "find_checkpoints",
     "load_checkpoint",

@@ -14,7 +14,7 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
 
 from ..hub import check_repository
 from ..writing.atomic import lock_folder, owns_folder
-from .args import TrainingArgs
+from .args import TrainingArgs, changed_arguments
 from .checkpoints import find_checkpoints
 
 
@@ -33,6 +33,8 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
             f"{checkpoints[-1].name}. Pass --resume true to go on with it, --overwrite true to "
             "replace it, or another --output_dir."
         )
+    if checkpoints and args.resume:
+        changed_arguments(args)  # refused before models and data are opened
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,

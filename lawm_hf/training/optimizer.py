@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups, optimiser and schedule, and the check of each loss."""
+"""Parameter groups, optimiser and schedule, and what must hold for a gradient."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
+from ..models import LAWMPolicy
 from .args import TrainingArgs
 
 
@@ -57,4 +58,18 @@ def check_finite(loss: torch.Tensor, step: int) -> None:
         raise FloatingPointError(
             f"The loss must stay finite, got {loss.item()} at update {step}. Lower the learning "
             "rate or the gradient norm, or resume from the last checkpoint with another seed."
+        )
+
+
+def check_batch(policy: LAWMPolicy, samples: int) -> None:
+    """Refuse a micro-batch, of all processes, that leaves the policy without a gradient.
+
+    Raises:
+        ValueError: If there is one sample where latents are standardised over the batch.
+    """
+    if policy.config.latent_norm == "batch" and samples < 2:
+        raise ValueError(
+            "`batch_size` must be 2 or more, got 1 on one process: latents are standardised over "
+            "the batch, so the policy's gradient would be exactly 0. Pass --batch_size 2 or more; "
+            "--gradient_accumulation_steps does not help."
         )
