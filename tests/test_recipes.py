@@ -4,11 +4,11 @@
 import importlib
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from random import Random
 from unittest import mock
 
 import pytest
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
 from lawm_hf.hub import push_run
+from lawm_hf.training import find_checkpoints
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {
@@ -96,19 +97,81 @@ def test_two_updates_and_a_resume_to_four_equal_four_straight_bit_for_bit(four_s
     assert_same_weights(four_straight, tmp_path)
 
 
-def test_a_killed_run_resumes_to_the_same_result(four_straight, tmp_path):
-    flags = {**SMALL, "sources": SMALL["sources"][0], "steps": 4, "save_every": 1}
-    command = [sys.executable, str(RECIPES / "pretrain.py"), "--output_dir", str(tmp_path)]
-    command += [token for k, v in flags.items() for token in (f"--{k}", str(v))]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("step_*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.glob("step_*")), "no checkpoint was written in time"
-    pretrain(tmp_path, steps=4, save_every=1, resume=True)
-    assert_same_weights(four_straight, tmp_path)
+def start(name: str, folder: Path, **options) -> int:
+    """Go on with a run in a process of its own; its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with Path(os.devnull).open("w") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            run(name, folder, resume=True, **options)
+        finally:
+            os._exit(0)
+
+
+def kill_and_resume(name: str, folder: Path, delays: list[float], **options) -> int:
+    """Kill a run so many seconds after it was started, again and again, and let it end here.
+
+    Returns:
+        How often it was killed while it was at work.
+    """
+    killed = 0
+    for delay in delays:
+        before = [int(f.name[5:]) for f in find_checkpoints(folder)]
+        pid = start(name, folder, **options)
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        after = [int(f.name[5:]) for f in find_checkpoints(folder)]
+        assert max(after, default=0) >= max(before, default=0), "an update was lost"
+    run(name, folder, resume=True, **options)
+    return killed
+
+
+KILLED = {
+    "pretrain": {**SMALL, "steps": 6, "save_every": 1},
+    "finetune": {**FINETUNE, "steps": 6, "save_every": 1, "ema_decay": 0.9, "focus_steps": 3},
+}
+
+
+def results(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights that a run has written, its checkpoint's included."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{f.relative_to(folder)} {k}": v for f in files for k, v in load_file(f).items()}
+
+
+def kill_runs(name: str, folder: Path, kills: int, per_run: int) -> int:
+    """Compare killed and resumed runs with one that was left alone, bit for bit; the kills done."""
+    random, began = Random(0), time.monotonic()
+    run(name, folder / "straight", **KILLED[name])
+    length, want, killed = time.monotonic() - began, results(folder / "straight"), 0
+    for trial in range(10 * kills):
+        cut = folder / f"cut_{trial}"
+        delays = [random.uniform(0, length) for _ in range(per_run)]
+        killed += kill_and_resume(name, cut, delays, **KILLED[name])
+        got = results(cut)
+        assert got.keys() == want.keys()
+        assert all(torch.equal(got[key], want[key]) for key in want)
+        shutil.rmtree(cut)
+        if killed >= kills:
+            break
+    return killed
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_run_resumes_to_the_same_result(name, tmp_path):
+    assert kill_runs(name, tmp_path, kills=1, per_run=2) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_kills_at_random_times_lose_nothing(name, tmp_path):
+    """`LAWM_KILLS=200` for the figures in the documents."""
+    kills = int(os.environ.get("LAWM_KILLS", "20"))
+    killed = kill_runs(name, tmp_path, kills, per_run=4)
+    assert killed >= kills
 
 
 def test_an_output_folder_that_holds_a_run_is_not_overwritten_by_accident(four_straight):
