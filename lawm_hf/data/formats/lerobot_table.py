@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...writing.atomic import read_json
 from ..files import LocalFiles
 from ..source import BadClipError
 
@@ -78,7 +77,10 @@ def read_info(files: LocalFiles, name: str) -> Info:
     Raises:
         ValueError: If it is not what LeRobot v2.0, v2.1 or v3.0 writes.
     """
-    info = read_json(_small(files, "meta/info.json"), dict)
+    try:
+        info = dict(json.loads(_small(files, "meta/info.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"meta/info.json of {name} must hold a JSON object: {error}") from error
     version = f"v{str(info.get('codebase_version', '?')).removeprefix('v')}"
     if version not in ("v2.0", "v2.1", "v3.0"):
         raise ValueError(f"{name} is of version {version}; v2.0, v2.1 and v3.0 are read.")
