@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every configuration is read by its recipe, and its sources are well formed."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_recipes import recipe
 
 from lawm_hf.arguments import parse_args, parse_json_options
 from lawm_hf.data.spec import parse_spec
+from lawm_hf.models.text_lawm import TaskEncoder
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
 
@@ -25,3 +28,27 @@ def test_a_configuration_is_read_by_its_recipe(path):
     sources = getattr(args, "sources", None) or [getattr(args, "source", "")]
     for source in filter(None, sources):
         parse_spec(source)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_what_comes_from_the_hub_is_named_with_its_commit(path):
+    text = path.read_text()
+    for name in re.findall(r"lerobot:[\w.-]+/[\w.-]+|openai/[\w-]+", text):
+        if name != "lerobot:data/five_tasks":  # a folder
+            assert re.search(rf"{re.escape(name)}@[0-9a-f]{{40}}\b", text), name
+    assert not re.search(r"\b(COMMIT|CAMERA)\b", text)
+
+
+def test_a_text_encoder_may_be_named_with_a_revision(monkeypatch, tmp_path):
+    asked = []
+
+    def from_pretrained(name, revision="main"):
+        asked.append((name, revision))
+        return SimpleNamespace(model_type="clip", get_text_config=lambda: config)
+
+    config = SimpleNamespace(projection_dim=512)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
+    (tmp_path / "a@b").mkdir()
+    for name in ("user/clip@0123", "user/clip", str(tmp_path / "a@b")):
+        assert TaskEncoder(name).size == 512
+    assert asked == [("user/clip", "0123"), ("user/clip", "main"), (str(tmp_path / "a@b"), "main")]

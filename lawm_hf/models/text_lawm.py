@@ -56,8 +56,9 @@ class TaskEncoder:
     encoder (CLIP's features and MiniLM's differ by a factor of ten).
 
     Args:
-        name: `"hashing"`, or the id or folder of a transformers text model. CLIP gives its
-            projected text features, any other model the mean of its last hidden states.
+        name: `"hashing"`, or the id (maybe with `@revision`) or folder of a transformers text
+            model. CLIP gives its projected text features, any other model the mean of its last
+            hidden states.
         size: Width `L` of the embeddings; `None` for the encoder's own (hashing: 512).
     """
 
@@ -157,7 +158,8 @@ def _text_model_width(name: str) -> int:
     """Width of a text model's features, from its configuration alone."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name)
+    model, revision = _model_and_revision(name)
+    config = AutoConfig.from_pretrained(model, revision=revision)
     text = config.get_text_config()
     return text.projection_dim if config.model_type in _CLIP_TYPES else text.hidden_size
 
@@ -171,7 +173,15 @@ def _load_text_model(name: str):
         CLIPTextModelWithProjection,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    is_clip = AutoConfig.from_pretrained(name).model_type in _CLIP_TYPES
+    model, revision = _model_and_revision(name)
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    is_clip = AutoConfig.from_pretrained(model, revision=revision).model_type in _CLIP_TYPES
     model_class = CLIPTextModelWithProjection if is_clip else AutoModelForTextEncoding
-    return tokenizer, model_class.from_pretrained(name).eval().requires_grad_(False)
+    loaded = model_class.from_pretrained(model, revision=revision)
+    return tokenizer, loaded.eval().requires_grad_(False)
+
+
+def _model_and_revision(name: str) -> tuple[str, str]:
+    """`user/model@revision` apart; a folder may have an `@` in its name."""
+    model, at, revision = name.rpartition("@")
+    return (model, revision) if at and not Path(name).exists() else (name, "main")
