@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which picture a video file shows at which time: rates, edits, rotation, colours, damage."""
 
+import struct
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from data_fixtures import read_stamp, stamped
+from PIL import Image
 
 from lawm_hf.data import WindowSpec, load, open_source
+from lawm_hf.data.images import Video, decode_image, scan_video
+from lawm_hf.data.source import BadClipError
 
 
-def write(path, frames, times_ms=None, *, codec="libx264", options=None, edit=None, gop=8):
+def write(path, frames, times_ms=None, *, codec="libx264", options=None, edit=None, colour=(2, 0)):
     """Encode frames `(n, H, W, 3)`, shown at `times_ms` (by default ten a second).
 
-    `edit(packet)` may change each packet before it is written.
+    `edit(packet)` may change each packet before it is written; `colour` is matrix and range.
     """
     times_ms = range(0, 100 * len(frames), 100) if times_ms is None else times_ms
     with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as out:
-        stream = out.add_stream(codec, rate=1000, options=options or {"crf": "12", "bf": "0"})
+        stream = out.add_stream(codec, rate=10, options=options or {"crf": "12", "bf": "0"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        stream.gop_size, stream.codec_context.time_base = gop, Fraction(1, 1000)
+        stream.gop_size, stream.codec_context.time_base = 8, Fraction(1, 1000)
+        stream.codec_context.colorspace, stream.codec_context.color_range = colour
         packets = []
         for frame, time in zip(frames, times_ms, strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
@@ -62,3 +67,181 @@ def test_times_rounded_to_milliseconds_are_a_steady_rate(tmp_path):
     source = open_source(f"folder:{tmp_path}")
     assert source.times(0) is None
     assert numbers(source) == list(range(24))
+
+
+def numbered(path):
+    """The stamped numbers that ffmpeg shows."""
+    with av.open(str(path)) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    return [read_stamp(frame.transpose(2, 0, 1))[1] for frame in frames]
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("begin", [-500, -100, 0, 300])
+@pytest.mark.parametrize("container", ["mp4", "mkv", "mov"])
+def test_the_frames_of_a_cut_or_delayed_clip_are_those_a_player_shows(
+    tmp_path, container, begin, b_frames
+):
+    def shift(packet):
+        by = round(begin / 1000 / packet.time_base)
+        packet.pts, packet.dts = packet.pts + by, packet.dts + by
+
+    options = {"crf": "12", "bf": str(b_frames)}
+    path = write(tmp_path / f"push_it.{container}", stamped(0, 25), options=options, edit=shift)
+    if container == "mkv" and begin < 0:
+        pytest.skip("Matroska has no negative times")
+    source, shown = open_source(f"folder:{tmp_path}"), numbered(path)
+    assert len(shown) >= 20
+    assert numbers(source) == shown
+    times, keyframes, _ = scan_video(path)
+    for known in (keyframes, None):
+        video, rng = Video(path, known), np.random.default_rng(0)
+        for _ in range(8):
+            wanted = np.sort(rng.choice(len(shown), 3, replace=False))
+            frames = video.read(times[wanted], 0, 64, "squash")
+            assert [read_stamp(f)[1] for f in frames] == [shown[i] for i in wanted]
+
+
+# What a player does with the quarter turns of a phone's header, and with its mirrored forms.
+TURNS = {
+    (1, 0, 0, 1): lambda f: f,
+    (0, 1, -1, 0): lambda f: np.rot90(f, -1),
+    (-1, 0, 0, -1): lambda f: np.rot90(f, 2),
+    (0, -1, 1, 0): lambda f: np.rot90(f, 1),
+    (-1, 0, 0, 1): lambda f: f[:, ::-1],
+    (1, 0, 0, -1): lambda f: f[::-1],
+    (0, 1, 1, 0): lambda f: f.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda f: np.rot90(f.transpose(1, 0, 2), 2),
+}
+
+
+def set_matrix(path, a, b, c, d):
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    values = [round(v * one) for v in (a, b, 0, c, d, 0, 0, 0)]
+    data[at : at + 36] = struct.pack(">9i", *values, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("matrix", TURNS)
+def test_a_phone_video_is_turned_as_a_player_turns_it(tmp_path, matrix, resize):
+    corners = np.zeros((4, 64, 96, 3), np.uint8)
+    corners[:, :32, :48] = 220, 0, 0  # red, green, blue and black: no two turns look the same
+    corners[:, :32, 48:] = 0, 220, 0
+    corners[:, 32:, :48] = 0, 0, 220
+    path = write(tmp_path / "push_it.mp4", corners)
+    set_matrix(path, *matrix)
+    got = open_source(f"folder:{tmp_path}").decode(0, "video", np.arange(1), 32, resize)[0]
+    want = decode_image(np.ascontiguousarray(TURNS[matrix](corners[0])), 32, resize)
+    assert np.abs(got.astype(int) - want)[:, 4:12, 4:12].max() < 40
+    assert np.abs(got.astype(int) - want).mean() < 12
+
+
+def test_a_video_at_a_slant_is_refused(tmp_path):
+    path = write(tmp_path / "push_it.mp4", stamped(0, 4))
+    set_matrix(path, 0.7, 0.7, -0.7, 0.7)
+    with pytest.raises(BadClipError, match="turned by"):
+        numbers(open_source(f"folder:{tmp_path}"))
+
+
+def test_a_photograph_is_turned_by_its_header(tmp_path):
+    picture, exif = Image.fromarray(stamped(0, 1)[0]), Image.Exif()
+    exif[0x0112] = 6  # held upright: a player turns it clockwise
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    got = decode_image(tmp_path / "a.jpg", 48, "squash").astype(int)
+    want = decode_image(np.ascontiguousarray(np.rot90(stamped(0, 1)[0], -1)), 48, "squash")
+    assert np.abs(got - want).mean() < 6
+
+
+@pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])  # as H.273 numbers them; 2: unknown
+@pytest.mark.parametrize("range_", [0, 1, 2])  # unknown, limited, full
+def test_colours_are_those_that_ffmpeg_shows(tmp_path, matrix, range_):
+    blocks = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    frames = blocks.repeat(16, 1).repeat(16, 2).repeat(2, 0)
+    path = write(tmp_path / "push_it.mp4", frames, colour=(matrix, range_))
+    with av.open(str(path)) as container:
+        graph = av.filter.Graph()
+        stream = container.streams.video[0]
+        ends = [
+            graph.add_buffer(template=stream),
+            graph.add("scale", "64:64:flags=bilinear"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*ends).configure()
+        frame = next(container.decode(stream))
+        assert frame.colorspace == matrix
+        graph.push(frame)
+        want = graph.pull().to_ndarray().transpose(2, 0, 1).astype(int)
+    got = open_source(f"folder:{tmp_path}").decode(0, "video", np.arange(1), 64, "squash")[0]
+    assert np.abs(got - want).max() <= 2
+
+
+def test_of_several_streams_the_one_that_ffmpeg_takes_is_read(tmp_path):
+    path = tmp_path / "push_it.mkv"
+    with av.open(str(path), "w") as out:
+        streams = []
+        for height in (32, 64, 48):
+            stream = out.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = height, 2 * height, "yuv420p"
+            streams.append(stream)
+        for i, stream in enumerate(streams):
+            for frame in stamped(i, 12, stream.height, stream.width):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            out.mux(stream.encode())
+    frames = open_source(f"folder:{tmp_path}").decode(0, "video", np.arange(12), 64, "squash")
+    assert [read_stamp(frame) for frame in frames] == [(1, t) for t in range(12)]
+
+
+def scene(name, size, count):
+    """Frames of one of ffmpeg's test patterns."""
+    graph = av.filter.Graph()
+    source, sink = graph.add(name, f"size={size}:rate=12"), graph.add("buffersink")
+    source.link_to(sink)
+    graph.configure()
+    return np.stack([graph.vpull().to_ndarray(format="rgb24") for _ in range(count)])
+
+
+CODECS = {
+    "libsvtav1": {"crf": "20", "preset": "10"},
+    "libaom-av1": {"crf": "20", "cpu-used": "8", "usage": "realtime"},
+    "libvpx": {"crf": "10", "b": "1M", "deadline": "realtime", "cpu-used": "8"},
+    "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8"},
+    "libx264": {"crf": "0", "preset": "ultrafast"},
+    "libx265": {"x265-params": "log-level=none:lossless=1", "preset": "ultrafast"},
+    "mpeg4": {"q:v": "2"},
+    "mjpeg": {},
+    "ffv1": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("name", ["testsrc2", "smptebars", "mandelbrot", "life"])
+def test_no_sound_video_is_refused(tmp_path, codec, name):
+    for size in ("320x240", "640x480"):
+        write(tmp_path / f"{size}.mkv", scene(name, size, 36), codec=codec, options=CODECS[codec])
+    source = open_source(f"folder:{tmp_path}")
+    for clip in (0, 1):
+        assert source.decode(clip, "video", np.arange(36), 16, "squash").any()
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "webm"])
+@pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9", "libx264"])
+def test_an_interrupted_download_is_refused_wherever_it_stopped(tmp_path, codec, container):
+    if (codec, container) == ("libx264", "webm"):
+        pytest.skip("webm holds no H.264")
+    options = {**CODECS[codec], "crf": "20"}
+    frames = scene("testsrc2", "320x240", 12)
+    whole = write(tmp_path / f"a.{container}", frames, codec=codec, options=options)
+    data = whole.read_bytes()
+    with av.open(str(whole)) as file:
+        packets = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
+    begin, end = packets[1][0], packets[-1][0] + packets[-1][1]
+    for stop in np.linspace(begin, end - 64, 9).astype(int).tolist():
+        index = data[end:] if container == "mp4" else b""  # mp4 keeps its table at the end
+        whole.write_bytes(data[:stop] + bytes(len(data) - stop - len(index)) + index)
+        with pytest.raises((BadClipError, ValueError)):
+            numbers(open_source(f"folder:{tmp_path}"))
