@@ -12,7 +12,7 @@ LeRobot a step of the preprocessor computes it: the network is LeRobot's, unchan
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,6 @@ from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
 from ..models.modeling_outputs import PolicyOutput, masked_mean
 from .task_embedding import TaskEmbeddingStep
 
-_PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "tabletop": {
-        "image_size": 64,
-        "act_options": {"dim_model": 128, "n_heads": 4, "dim_feedforward": 512},
-    },
-}
-
 
 @strict
 class LeRobotActConfig(LAWMPolicyConfig):
@@ -52,16 +44,23 @@ class LeRobotActConfig(LAWMPolicyConfig):
     """
 
     model_type = "lawm_lerobot_act"
+    presets: ClassVar = {
+        "default": {},
+        "tabletop": {
+            "image_size": 64,
+            "act_options": {"dim_model": 128, "n_heads": 4, "dim_feedforward": 512},
+        },
+    }
 
     act_options: dict[str, Any] | None = None
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> Self:
-        """`"default"` (LeRobot's sizes) or `"tabletop"`; `act_options` add to the preset's."""
-        if name not in _PRESETS:
-            raise ValueError(f"`{cls.__name__}` presets are {sorted(_PRESETS)}, got {name!r}.")
-        options = {**_PRESETS[name].get("act_options", {}), **(overrides.get("act_options") or {})}
-        return cls(**{**_PRESETS[name], **overrides, "act_options": options})
+        """See `StrictConfig`; `act_options` add to the preset's."""
+        config = super().from_preset(name, **overrides)
+        own = overrides.get("act_options") or {}
+        config.act_options = {**cls.presets[name].get("act_options", {}), **own}
+        return config
 
     def to_act(self, cameras: Sequence[str]) -> ACTConfig:
         """LeRobot's configuration, for these cameras."""
