@@ -151,7 +151,7 @@ def test_lerobot_plays_an_environment_of_another_package(tmp_path, monkeypatch):
         "observation.state": (1,),
         "action": (1,),
     }
-    (vector,) = make_env(config, n_envs=2)[options["gym_id"]].values()
+    (vector,) = make_env(config, n_envs=2)["Corridor-v0"].values()
     assert vector.unwrapped.metadata["render_fps"] == config.fps == 5
     assert vector.call("_max_episode_steps") == (4, 4)
     policy = RightPolicy()
@@ -177,7 +177,7 @@ def test_an_environment_that_does_not_report_success_is_refused(tmp_path, monkey
     config = make_env_config(
         "lawm_gym", gym_id="stranger_env:stranger/Corridor-v0", gym_options=options
     )
-    (vector,) = make_env(config, n_envs=1)[config.gym_id].values()
+    (vector,) = make_env(config, n_envs=1)["Corridor-v0"].values()
     vector.reset(seed=[0], options=START)
     with pytest.raises(ValueError, match="is_success"):
         vector.step(np.ones((1, 1), np.float32))

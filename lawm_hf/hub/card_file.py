@@ -55,7 +55,8 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
         repository = folder.as_posix() if is_shareable else folder.name
     parts = folder / "policy" if (folder / "policy").is_dir() else folder
     processor = folder / "processor" if parts != folder else folder
-    inputs = read_json(parts / "config.json", dict).get("input_features", {})
+    saved = read_json(parts / "config.json", dict)  # `views`: the features are sorted by name.
+    cameras = saved.get("views") or list(saved.get("input_features", {}))
     world_model = None
     if (folder / "world_model").is_dir():
         with torch.device("meta"):  # Sizes without weights.
@@ -69,7 +70,7 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
         LAWMProcessor.from_pretrained(processor).text_encoder,
         record,
         repository,
-        cameras=[k.split(".")[-1] for k, v in inputs.items() if v["type"] == "VISUAL"],
+        cameras=[k.split(".")[-1] for k in cameras if k != "observation.state"],
         results=diagnostics(read_json(health, dict)) if health.exists() else "",
     )
     _write(folder / "README.md", str(card), keep=True)

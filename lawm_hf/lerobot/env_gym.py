@@ -50,7 +50,7 @@ class LawmGymEnv(EnvConfig):
                 f"`{self.gym_id}` is simulated at {rate} Hz, got --env.fps={self.fps}. Leave the "
                 "flag out."
             )
-        self.fps, self.task = rate, self.task or self.gym_id
+        self.fps, self.task = rate, self.task or self.gym_id.rpartition("/")[2]
         spaces: dict[str, Any] = getattr(env.observation_space, "spaces", {})
         pixels = spaces["pixels"]
         views = {f"{OBS_IMAGES}.{k}": v for k, v in getattr(pixels, "spaces", {}).items()}
