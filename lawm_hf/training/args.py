@@ -13,11 +13,11 @@ from ..hub.licences import shareable
 # What a resumed run takes as it is given. All else decides which model learns from which data.
 # fmt: off
 _CHANGEABLE = {
-    "output_dir", "resume", "overwrite", "steps", "batch_size", "gradient_accumulation_steps",
-    "num_workers", "learning_rate", "vision_learning_rate", "world_model_learning_rate",
-    "weight_decay", "warmup_steps", "min_lr_ratio", "max_grad_norm", "world_model_max_grad_norm",
-    "ema_decay", "augment", "mixed_precision", "compile", "log_every", "save_every", "report_every",
-    "eval_source", "report_to", "push_to_hub", "import",
+    "output_dir", "resume", "next_epoch", "overwrite", "steps", "batch_size",
+    "gradient_accumulation_steps", "num_workers", "learning_rate", "vision_learning_rate",
+    "world_model_learning_rate", "weight_decay", "warmup_steps", "min_lr_ratio", "max_grad_norm",
+    "world_model_max_grad_norm", "ema_decay", "augment", "mixed_precision", "compile", "log_every",
+    "save_every", "report_every", "eval_source", "report_to", "push_to_hub", "import",
 }
 # fmt: on
 
@@ -84,7 +84,7 @@ def changed_arguments(args: TrainingArgs) -> list[str]:
             f"{before[fixed[0]]!r}, got {now[fixed[0]]!r}. Give it as before, or begin anew in "
             "another --output_dir."
         )
-    silent = ("output_dir", "resume", "overwrite")
+    silent = ("output_dir", "resume", "next_epoch", "overwrite")
     return [f"{k}: {before[k]!r} -> {now[k]!r}" for k in changed if k not in silent]
 
 
