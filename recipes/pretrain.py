@@ -180,6 +180,8 @@ def main(args: PretrainArgs) -> None:
     if latent:
         rate = args.world_model_learning_rate
         groups += parameter_groups(model.world_model, rate, args.weight_decay, {})
+        parts = ("policy.", "world_model.")  # an objective may have parameters of its own
+        groups += parameter_groups(model, args.learning_rate, args.weight_decay, {}, parts)
     model, optimizer, scheduler = accelerator.prepare(model, *make_optimizer(groups, args))
     accelerator.init_trackers("lawm_pretrain")
 
@@ -251,9 +253,10 @@ def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch
     model = accelerator.unwrap_model(model)
     if args.objective == "supervised":
         return {"grad_policy": accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)}
-    policy, world = model.policy.parameters(), model.world_model.parameters()
+    world = model.world_model.parameters()
+    rest = (p for name, p in model.named_parameters() if not name.startswith("world_model."))
     return {
-        "grad_policy": accelerator.clip_grad_norm_(policy, args.max_grad_norm),
+        "grad_policy": accelerator.clip_grad_norm_(rest, args.max_grad_norm),
         # Not Accelerate's: it unscales fp16 gradients at each call, which may be done once.
         "grad_world_model": clip_grad_norm_(world, args.world_model_max_grad_norm),
     }

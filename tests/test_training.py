@@ -325,6 +325,13 @@ def test_half_precision_gradients_are_unscaled_once_and_clipped(tmp_path, monkey
     unlock_folder(tmp_path)
 
 
+def test_an_objectives_own_parameters_are_grouped_once():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(1, 1) for name in ("policy", "own")})
+    (weight, bias) = parameter_groups(model, 0.1, 0.5, {}, ("policy.",))
+    assert [weight["params"], bias["params"]] == [[model["own"].weight], [model["own"].bias]]
+    assert not parameter_groups(model, 0.1, 0.5, {}, ("policy.", "own."))
+
+
 def test_one_sample_without_a_gradient_is_refused_before_training():
     policy = BakuPolicy(BakuConfig.from_preset("tabletop", latent_norm="batch"))
     with pytest.raises(ValueError, match="--batch_size 2"):

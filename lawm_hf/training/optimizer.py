@@ -12,7 +12,11 @@ from .args import TrainingArgs
 
 
 def parameter_groups(
-    module: nn.Module, learning_rate: float, weight_decay: float, overrides: dict[str, float]
+    module: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    overrides: dict[str, float],
+    without: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """Groups for AdamW: decay on matrices only, and other learning rates by name prefix.
 
@@ -21,10 +25,11 @@ def parameter_groups(
         learning_rate: For all that no prefix matches.
         weight_decay: For tensors of two or more dimensions.
         overrides: Learning rate by parameter-name prefix.
+        without: Name prefixes of parameters that are grouped elsewhere.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or (without and name.startswith(without)):
             continue
         rate = next((r for p, r in overrides.items() if name.startswith(p)), learning_rate)
         decay = weight_decay if parameter.ndim > 1 else 0.0
