@@ -57,7 +57,7 @@ def encode(frames, file, fps, codec="libx264", container="mp4", gop=8):
     with av.open(file, "w", format=container) as out:
         stream = out.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        stream.time_base, stream.gop_size = Fraction(1, fps), gop
+        stream.time_base, stream.gop_size = 1 / Fraction(fps), gop
         for frame in frames:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())

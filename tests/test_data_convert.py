@@ -2,6 +2,7 @@
 """What the converters write is read back frame by frame, and goes on where it was cut short."""
 
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from data_fixtures import (
     build_libero,
     build_shards,
     build_ssv2,
+    encode,
     read_stamp,
+    stamped,
 )
 from PIL import Image
 
@@ -117,6 +120,58 @@ def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path, monkeypatch,
     assert "Wrote 2 clips" in printed
     assert f"Left out deep/{broken.name}" in printed
     assert len(open_source(f"wds:{tmp_path}/out/train-*.tar").clips) == 2
+
+
+def test_a_disk_that_was_away_costs_no_clip_and_a_lost_part_is_not_done(
+    tmp_path, monkeypatch, capsys
+):
+    root, out = build_folder(tmp_path / "videos", 12) / "deep", tmp_path / "out"
+    command = ["convert", "folder", tmp_path / "videos", "--out", out, "--num_workers", 0]
+    clips = sorted(root.iterdir())
+    for path in clips[1:5]:
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    (tmp_path / clips[1].name).rename(tmp_path / "away")
+    run(monkeypatch, *command, "--clips_per_part", 6)  # one of twelve may be bad
+    for path in clips[2:5]:
+        (tmp_path / path.name).rename(tmp_path / f"{path.name}.away")
+    (out / "train-00000.tar").unlink()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *command, "--clips_per_part", 6)
+    assert "4 of 6 clips" in capsys.readouterr().err
+    (tmp_path / "away").rename(tmp_path / clips[1].name)
+    for path in clips[2:5]:
+        (tmp_path / f"{path.name}.away").rename(tmp_path / path.name)
+    run(monkeypatch, *command, "--clips_per_part", 6)
+    assert len(open_source(f"wds:{out}/train-*.tar").clips) == 12
+    with pytest.raises(ValueError, match="must be at least 1, got -4"):
+        Conversion(clips_per_part=-4)
+
+
+@pytest.mark.parametrize("fps", [Fraction(25, 2), Fraction(30000, 1001)])
+def test_a_lerobot_set_keeps_a_rate_that_is_no_whole_number(tmp_path, fps):
+    lerobot = pytest.importorskip("lerobot.datasets")
+    encode(stamped(3, 40), str(tmp_path / "push it.mp4"), fps)
+    how = Conversion(image_size=64)
+    out = write_lerobot(open_source(f"folder:{tmp_path}"), tmp_path / "out", how, num_workers=0)
+    source = open_source(f"lerobot:{out}")
+    assert source.features.fps == pytest.approx(float(fps))
+    frames = source.decode(0, source.features.cameras[0], np.arange(40), 64, "squash")
+    assert [read_stamp(f) for f in frames] == [(3, t) for t in range(40)]
+    theirs = lerobot.LeRobotDataset("me/set", root=out, video_backend="pyav")
+    camera = source.features.cameras[0]
+    stamps = [read_stamp((theirs[t][camera] * 255).round().byte().numpy()) for t in (0, 7, 39)]
+    assert stamps == [(3, 0), (3, 7), (3, 39)]
+    assert theirs.meta.stats[camera]["mean"].shape == (3, 1, 1)  # what lerobot-train asks for
+
+
+def test_clips_of_several_rates_are_refused_for_a_set_of_one(tmp_path):
+    for i, fps in enumerate((10, 30, 10)):
+        encode(stamped(i, 20), str(tmp_path / f"push it {i}.mp4"), fps)
+    source, how = open_source(f"folder:{tmp_path}"), Conversion(image_size=64)
+    with pytest.raises(ValueError, match=r"1 of 3 are not of 10 frames per second, such as push"):
+        write_lerobot(source, tmp_path / "out", how, num_workers=0)
+    assert write_shards(source, tmp_path / "out", how, num_workers=0)
 
 
 def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ HEAVY = {
 # Package -> the packages of ours that it may import.
 LAYERS = {
     "models": set(),
-    "data": {"envs"},  # the recorder, when a `tabletop:` source is opened
+    "data": {"envs", "writing"},  # the recorder, when a `tabletop:` source is opened
     "envs": {"writing"},
     "writing": set(),
     "training": {"models", "arguments", "hub", "writing"},

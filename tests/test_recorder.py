@@ -3,6 +3,7 @@
 
 import io
 import json
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,9 +14,11 @@ pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")
 
 from lawm_hf.data import open_source
-from lawm_hf.envs import ScriptedExpert, Tabletop, lerobot_writer, recorder
+from lawm_hf.envs import ScriptedExpert, Tabletop
+from lawm_hf.envs.tabletop import recorder
 from lawm_hf.envs.tabletop.recorder import record_tabletop
-from lawm_hf.writing.lerobot import encode_png
+from lawm_hf.writing import lerobot as lerobot_writer
+from lawm_hf.writing.episode import Episode, encode_png, load_episodes, save_episodes
 
 SEED = 1000
 
@@ -275,3 +278,20 @@ def test_a_spec_records_only_the_views_it_names(domain):
     info = json.loads((source.store.root / "meta/info.json").read_text())
     assert [key for key in info["features"] if "images" in key] == ["observation.images.front"]
     assert source.features.cameras == ("observation.images.front",)
+
+
+def test_kept_episodes_come_back_as_they_were_and_a_strangers_file_runs_nothing(tmp_path):
+    pictures = {"front": list(np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8))}
+    vectors = {"action": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    kept = [Episode.from_views(f"go {i}", vectors, pictures, {"seed": [i] * 3}) for i in range(2)]
+    save_episodes(kept, tmp_path / "kept")
+    for one, other in zip(load_episodes(tmp_path / "kept"), kept, strict=True):
+        assert (one.task, one.length, one.images, one.truth) == (
+            *(other.task, 3, other.images, other.truth),
+        )
+        np.testing.assert_array_equal(one.vectors["action"], vectors["action"])
+        key = "observation.images.front"
+        np.testing.assert_array_equal(one.histograms[key], other.histograms[key])
+    (tmp_path / "kept").write_bytes(pickle.dumps(kept))
+    with pytest.raises(ValueError, match="is no file of episodes"):
+        load_episodes(tmp_path / "kept")

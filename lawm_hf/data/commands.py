@@ -8,9 +8,11 @@ import huggingface_hub
 import numpy as np
 from PIL import Image
 
-from .convert import Conversion, write_lerobot, write_shards
+from .convert import Conversion, left_out, write_lerobot, write_shards
+from .formats.videos import VideoSource
 from .source import Source
 from .spec import open_source
+from .text import printable
 
 _SSV2_LICENCE = """Something-Something V2 is licensed for research by Qualcomm and may not be passed
 on. Keep copies private. Weights trained on it should say so."""
@@ -21,7 +23,7 @@ def run_inspect(args: Any) -> None:
     """Print what the source holds, and write the contact sheet."""
     source = open_source(args.spec)
     for name, value in describe(source).items():
-        print(f"{name:<18}{value}")  # noqa: T201
+        print(f"{name:<18}{printable(str(value))}")  # noqa: T201
     contact_sheet(source).save(args.sheet)
     print(f"{'contact sheet':<18}{args.sheet}")  # noqa: T201
 
@@ -63,26 +65,22 @@ def contact_sheet(source: Source) -> Image.Image:
 def run_convert(args: Any) -> None:
     """Convert, say what was left out, and upload if asked."""
     source = open_source(f"{args.kind}:{args.src}")
-    kind = args.format or ("shards" if args.kind in ("ssv2", "folder", "wds") else "lerobot")
+    kind = args.format or ("shards" if isinstance(source, VideoSource) else "lerobot")
     default_part = 1000 if kind == "shards" else 100
     how = Conversion(
         image_size=args.image_size,
         resize=args.resize,
-        clips_per_part=args.clips_per_part or default_part,
+        clips_per_part=default_part if args.clips_per_part is None else args.clips_per_part,
     )
     write = write_shards if kind == "shards" else write_lerobot
     write(source, args.out, how, args.num_workers)
     licence = _SSV2_LICENCE if args.kind == "ssv2" else "See the licence of the original data."
     card = f"# {source.name.partition(':')[0]}, converted by lawm_hf\n\n{licence}\n"
     (args.out / "README.md").write_text(card)
-    skipped = [
-        line
-        for path in sorted((args.out / ".parts").glob("*.skipped"))
-        for line in path.read_text().splitlines()
-    ]
+    skipped = left_out(args.out)
     print(f"Wrote {len(source.clips) - len(skipped)} clips to {args.out}.")  # noqa: T201
     for line in skipped:
-        print(f"Left out {line}")  # noqa: T201
+        print(f"Left out {printable(line)}")  # noqa: T201
     if args.push_to:
         push(args.out, args.push_to, private=not args.public)
 

@@ -4,14 +4,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from ..metrics import success_rates
+from ..writing.video import VideoWriter
 
 
 @dataclass(frozen=True)
@@ -149,19 +148,9 @@ class FailureVideos:
         parts = (result.suite, result.task_index, result.init_state, result.seed)
         name = "_".join(str(part) for part in parts if part not in ("", None))
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_video(self.folder / f"failure_{name}.mp4", frames, self.fps)
-
-
-def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
-    """Write frames `(H, W, 3)` uint8 as H.264; odd sides lose a row or column."""
-    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for array in frames:
-            cropped = np.ascontiguousarray(array[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(cropped, format="rgb24")))
-        container.mux(stream.encode())
+        video = VideoWriter(str(self.folder / f"failure_{name}.mp4"), self.fps, crf=18)
+        video.add(frames)
+        video.close()
 
 
 def _line(result: EpisodeResult) -> str:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a LeRobot v3.0 dataset with images in parquet, with pyarrow alone.
+"""Write a LeRobot v3.0 dataset with pyarrow alone: pictures in parquet, or beside videos.
 
 Layout and field names follow the files that lerobot 0.6.1 writes. lerobot's own writer goes through
 one temporary PNG file per frame and PIL, which takes longer than simulating the frame.
 """
 
 import json
-import struct
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +14,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .episode import Episode
+
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FILE_SIZE_IN_MB = 16  # Several files even for small sets: readers shuffle and parallelise by file.
 _QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 _TIMESTEP = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
-@dataclass
-class Episode:
-    """One recorded episode of `T` frames.
-
-    Args:
-        task: The instruction.
-        vectors: Features of shape `(T, size)`, float32.
-        images: Features that are pictures: `T` PNG files each.
-        histograms: For each picture feature, how often each byte value occurs, `(3, 256)`.
-        truth: Further columns for `meta/<robot_type>_truth.parquet`, `T` rows each.
-    """
-
-    task: str
-    vectors: dict[str, np.ndarray]
-    images: dict[str, list[bytes]]
-    histograms: dict[str, np.ndarray]
-    truth: dict[str, Any]
-
-    @classmethod
-    def from_views(
-        cls,
-        task: str,
-        vectors: dict[str, np.ndarray],
-        views: dict[str, list[np.ndarray]],
-        truth: dict[str, Any],
-    ) -> "Episode":
-        """An episode of `T` pictures `(H, W, 3)` uint8 from each view."""
-        views = {f"observation.images.{view}": frames for view, frames in views.items()}
-        images = {key: [encode_png(frame) for frame in frames] for key, frames in views.items()}
-        histograms = {key: byte_histogram(np.stack(frames)) for key, frames in views.items()}
-        return cls(task, vectors, images, histograms, truth)
-
-
 class LeRobotWriter:
-    """Streams episodes into a new dataset folder.
+    """Streams episodes into a dataset folder.
 
     Args:
-        root: Folder to create.
-        features: LeRobot features (`dtype`, `shape`, `names`) of the pictures and vectors.
-        tasks: All instructions, in the order of their `task_index`.
+        root: Folder, without `data` and `meta` so far.
+        features: LeRobot features (`dtype`, `shape`, `names`) of the pictures and vectors. Videos
+            are written by the caller: `VIDEO_PATH`, one file for each `start_file`.
+        tasks: Instructions, in the order of their `task_index`; others get the next ones.
         fps: Frames per second.
         robot_type: Noted in `meta/info.json`.
     """
 
     def __init__(
-        self, root: Path, features: dict[str, dict], tasks: Iterable[str], fps: int, robot_type: str
+        self,
+        root: Path,
+        features: dict[str, dict],
+        tasks: Iterable[str],
+        fps: float,
+        robot_type: str | None,
     ):
         self.root, self.fps, self.robot_type = root, fps, robot_type
+        self.videos = [name for name, f in features.items() if f["dtype"] == "video"]
         self.tasks = {task: index for index, task in enumerate(tasks)}
         scalars = {
             name: {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1]}
@@ -81,26 +56,26 @@ class LeRobotWriter:
         self._histograms: dict[str, np.ndarray] = {}
         self._episodes: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
-        self._num_frames = self._file_index = self._file_bytes = 0
+        self._num_frames = self._file_index = self._file_bytes = self._file_frames = 0
         self._file: pq.ParquetWriter | None = None
         (root / "data/chunk-000").mkdir(parents=True)
         (root / "meta/episodes/chunk-000").mkdir(parents=True)
 
     def add(self, episode: Episode) -> None:
         """Append one episode."""
-        length = len(next(iter(episode.images.values())))
-        index = len(self._episodes)
+        length, index = episode.length, len(self._episodes)
+        task_index = self.tasks.setdefault(episode.task, len(self.tasks))
         frame = np.arange(length, dtype=np.int64)
         columns = episode.vectors | {
             "timestamp": (frame / self.fps).astype(np.float32),
             "frame_index": frame,
             "episode_index": np.full(length, index, np.int64),
             "index": self._num_frames + frame,
-            "task_index": np.full(length, self.tasks[episode.task], np.int64),
+            "task_index": np.full(length, task_index, np.int64),
         }
         arrays = [
             _images(episode.images[name]) if name in episode.images else _numbers(columns[name])
-            for name in self.features
+            for name in self._schema.names
         ]
         self._open_file().write_table(pa.table(arrays, schema=self._schema))
         self._file_bytes += sum(len(png) for pngs in episode.images.values() for png in pngs)
@@ -109,35 +84,42 @@ class LeRobotWriter:
         for name, counts in episode.histograms.items():
             self._histograms[name] = self._histograms.get(name, 0) + counts
         self._episodes.append(self._episode_row(index, episode.task, length))
-        self._truth.append({"episode_index": columns["episode_index"], "frame_index": frame})
-        self._truth[-1] |= {"task": [episode.task] * length} | episode.truth
+        if episode.truth:
+            self._truth.append({"episode_index": columns["episode_index"], "frame_index": frame})
+            self._truth[-1] |= {"task": [episode.task] * length} | episode.truth
         self._num_frames += length
+        self._file_frames += length
+
+    def start_file(self, index: int) -> None:
+        """The next episodes go into data file `index`, and are in the videos of that number."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._file_index, self._file_bytes, self._file_frames = None, index, 0, 0
 
     def close(self) -> None:
         """Write the metadata; the folder is a dataset from now on."""
-        if self._file is not None:
-            self._file.close()
+        self.start_file(self._file_index + 1)
         meta = self.root / "meta"
         pq.write_table(_tasks_table(self.tasks), meta / "tasks.parquet")
         episodes = pa.Table.from_pylist(self._episodes)
         pq.write_table(episodes, meta / "episodes/chunk-000/file-000.parquet")
-        pq.write_table(_truth_table(self._truth), meta / f"{self.robot_type}_truth.parquet")
+        if self._truth:
+            pq.write_table(_truth_table(self._truth), meta / f"{self.robot_type}_truth.parquet")
         (meta / "stats.json").write_text(json.dumps(self._stats(), indent=4))
         (meta / "info.json").write_text(json.dumps(self._info(), indent=4))
 
     def _open_file(self) -> pq.ParquetWriter:
-        if self._file is not None and self._file_bytes > FILE_SIZE_IN_MB * 2**20:
-            self._file.close()
-            self._file, self._file_bytes = None, 0
-            self._file_index += 1
+        if self._file_bytes > FILE_SIZE_IN_MB * 2**20:
+            self.start_file(self._file_index + 1)
         if self._file is None:
-            path = self.root / f"data/chunk-000/file-{self._file_index:03d}.parquet"
+            path = self.root / _DATA_PATH.format(chunk_index=0, file_index=self._file_index)
             # One row group per episode, as LeRobot writes; PNG bytes repeat and compress no more.
             self._file = pq.ParquetWriter(path, self._schema, use_dictionary=False)
         return self._file
 
     def _episode_row(self, index: int, task: str, length: int) -> dict[str, Any]:
-        return {
+        begin = self._file_frames / self.fps
+        row: dict[str, Any] = {
             "episode_index": index,
             "tasks": [task],
             "length": length,
@@ -148,6 +130,11 @@ class LeRobotWriter:
             "meta/episodes/chunk_index": 0,
             "meta/episodes/file_index": 0,
         }
+        for video in self.videos:
+            place = {"chunk_index": 0, "file_index": self._file_index}
+            place |= {"from_timestamp": begin, "to_timestamp": begin + length / self.fps}
+            row |= {f"videos/{video}/{key}": value for key, value in place.items()}
+        return row
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -160,47 +147,26 @@ class LeRobotWriter:
             "chunks_size": 1000,
             "data_files_size_in_mb": FILE_SIZE_IN_MB,
             "video_files_size_in_mb": 200,
-            "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-            "video_path": None,
+            "data_path": _DATA_PATH,
+            "video_path": VIDEO_PATH if self.videos else None,
             "robot_type": self.robot_type,
             "splits": {"train": f"0:{len(self._episodes)}"},
         }
 
     def _stats(self) -> dict[str, dict[str, list]]:
-        stats = {}
-        for name in self.features:
-            if name in self._histograms:
-                stats[name] = _image_stats(self._histograms[name], self._num_frames)
-            else:
-                stats[name] = _vector_stats(np.concatenate(self._columns[name]))
-        return stats
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """Encode uint8 `(H, W, 3)` as PNG, four times faster than PIL for small pictures."""
-    height, width, _ = image.shape
-    flat = image.reshape(height, width * 3)
-    rows = np.empty((height, 1 + width * 3), np.uint8)
-    rows[:, 0] = 2  # Filter "up": each row holds the difference to the one above (modulo 256).
-    rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits per channel, RGB.
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 3)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-
-
-def byte_histogram(image: np.ndarray) -> np.ndarray:
-    """How often each byte value occurs in each channel of `(H, W, 3)`: int64 `(3, 256)`."""
-    offset = image.reshape(-1, 3) + np.array([0, 256, 512])
-    return np.bincount(offset.reshape(-1), minlength=768).reshape(3, 256)
+        return {
+            name: _image_stats(self._histograms[name], self._num_frames)
+            if name in self._histograms
+            else _vector_stats(np.concatenate(self._columns[name]))
+            for name in self.features
+        }
 
 
 def _data_schema(features: dict[str, dict]) -> pa.Schema:
     fields, hf_features = [], {}
     for name, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
         value = {"dtype": feature["dtype"], "_type": "Value"}
         if feature["dtype"] == "image":
             kind, value = pa.struct({"bytes": pa.binary(), "path": pa.string()}), {"_type": "Image"}

@@ -2,7 +2,6 @@
 """Record the scripted expert in LIBERO as a LeRobot v3.0 dataset; an interrupted run goes on."""
 
 import json
-import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ...writing.lerobot import Episode, LeRobotWriter
-from ..tabletop.recorder import ACTION_NAMES, STATE_NAMES
+from ...writing.episode import Episode, load_episodes, save_episodes
+from ...writing.lerobot import LeRobotWriter
+from ..tabletop.recorder import lerobot_features
 from .env import CONTROL_HZ, VIEWS, LiberoEnv
 
 _NOISE_MEMORY = 0.7  # Of the AR(1) noise on executed actions: pushes last a few steps.
@@ -83,10 +83,10 @@ def record_libero(
                 )
     root = parts / "dataset"
     shutil.rmtree(root, ignore_errors=True)
-    writer = LeRobotWriter(root, _features(image_size), names, CONTROL_HZ, "libero")
+    writer = LeRobotWriter(root, lerobot_features(VIEWS, image_size), names, CONTROL_HZ, "libero")
     for task in tasks:
         for path, _ in zip(_part_paths(parts, task), range(episodes), strict=False):
-            writer.add(pickle.loads(path.read_bytes()))
+            writer.add(*load_episodes(path))
     writer.close()
     for name in ("data", "meta"):
         (root / name).rename(folder / name)
@@ -107,7 +107,7 @@ def _check_job(parts: Path, job: _Job) -> None:
 
 
 def _part_paths(parts: Path, task: int) -> list[Path]:
-    return sorted(parts.glob(f"{task:02d}_*.pkl"))
+    return sorted(parts.glob(f"{task:02d}_*.safetensors"))
 
 
 def _successes(job: _Job, task: int, parts: Path, wanted: int) -> Iterator[Episode]:
@@ -117,12 +117,12 @@ def _successes(job: _Job, task: int, parts: Path, wanted: int) -> Iterator[Episo
         for init_state in range(job.first_init_state, 50):
             if found == wanted:
                 return
-            path = parts / f"{task:02d}_{init_state:02d}.pkl"
+            path = parts / f"{task:02d}_{init_state:02d}.safetensors"
             failed = path.with_suffix(".failed")
             if failed.exists():
                 continue
             if path.exists():
-                episode = pickle.loads(path.read_bytes())
+                (episode,) = load_episodes(path)
             else:
                 env = env or LiberoEnv(job.suite, task, job.image_size, job.fast_rendering)
                 episode = record_episode(env, init_state, job.noise)
@@ -130,7 +130,7 @@ def _successes(job: _Job, task: int, parts: Path, wanted: int) -> Iterator[Episo
                     failed.touch()
                     continue
                 part = path.with_suffix(".part")
-                part.write_bytes(pickle.dumps(episode))
+                save_episodes([episode], part)
                 part.rename(path)
             found += 1
             yield episode
@@ -164,14 +164,3 @@ def record_episode(env: LiberoEnv, init_state: int, noise: float) -> Episode | N
     vectors = {"observation.state": np.array(states), "action": np.array(actions)}
     truth = {"init_state": [init_state] * len(actions)}
     return Episode.from_views(env.task_description, vectors, frames, truth)
-
-
-def _features(image_size: int) -> dict[str, dict]:
-    shape, axes = [image_size, image_size, 3], ["height", "width", "channel"]
-    features: dict[str, dict] = {
-        f"observation.images.{view}": {"dtype": "image", "shape": shape, "names": axes}
-        for view in VIEWS
-    }
-    for name, labels in (("observation.state", STATE_NAMES), ("action", ACTION_NAMES)):
-        features[name] = {"dtype": "float32", "shape": [len(labels)], "names": labels}
-    return features

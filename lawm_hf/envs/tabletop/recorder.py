@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ import numpy as np
 from huggingface_hub import constants
 from tqdm import tqdm
 
-from ...writing.lerobot import Episode, LeRobotWriter
+from ...writing import episode, lerobot
+from ...writing.episode import Episode
+from ...writing.lerobot import LeRobotWriter
 from .expert import ScriptedExpert
 from .scene import Domain
 from .simulation import CONTROL_HZ, VIEWS, Tabletop
@@ -115,7 +117,8 @@ def record_tabletop(
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
     try:
         root = unfinished / "dataset"
-        writer = LeRobotWriter(root, _features(job), world.suite.tasks, CONTROL_HZ, "tabletop")
+        features = lerobot_features(job.views, job.image_size, job.actions)
+        writer = LeRobotWriter(root, features, world.suite.tasks, CONTROL_HZ, "tabletop")
         for episode in _episodes(job, num_workers):
             writer.add(episode)
         writer.close()
@@ -130,21 +133,25 @@ def record_tabletop(
 
 
 def _fingerprint(job: _Job) -> str:
-    """Hash of all that decides the pixels: arguments, source of this package, MuJoCo's version."""
+    """Hash of all that decides the content: arguments, source of world and writer, MuJoCo."""
     digest = hashlib.sha256(json.dumps([asdict(job), mujoco.__version__]).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    writers = [Path(episode.__file__), Path(lerobot.__file__)]
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), *writers]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _features(job: _Job) -> dict[str, dict]:
-    shape, names = [job.image_size, job.image_size, 3], ["height", "width", "channel"]
+def lerobot_features(
+    views: Iterable[str], image_size: int, with_actions: bool = True
+) -> dict[str, dict]:
+    """What a recording holds, as `info.json` names it."""
+    shape, names = [image_size, image_size, 3], ["height", "width", "channel"]
     features: dict[str, dict] = {
         f"observation.images.{view}": {"dtype": "image", "shape": shape, "names": names}
-        for view in job.views
+        for view in views
     }
-    if job.actions:
-        for name, labels in (("observation.state", STATE_NAMES), ("action", ACTION_NAMES)):
+    for name, labels in (("observation.state", STATE_NAMES), ("action", ACTION_NAMES)):
+        if with_actions:
             features[name] = {"dtype": "float32", "shape": [len(labels)], "names": labels}
     return features
 

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part of a conversion: clips that are read whole, then written to files of one number."""
+
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..writing.episode import Episode, byte_histogram, save_episodes
+from ..writing.lerobot import VIDEO_PATH
+from ..writing.video import VideoWriter
+from .formats.videos import VideoSource
+from .source import BadClipError, Resize, Source
+
+_STATE, _ACTION = "observation.state", "action"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How to convert.
+
+    Args:
+        image_size: Side of the square pictures, even. None copies video files as they are.
+        resize: See `WindowSpec`.
+        keyframe_interval: Frames from one keyframe to the next: the smaller, the cheaper a window.
+        crf: Quality of H.264, 0 (lossless) to 51.
+        clips_per_part: Clips in one shard, or one mp4. 1000 clips of Something-Something are 90 MB:
+            resuming a remote shard costs at most one download of it.
+    """
+
+    image_size: int | None = None
+    resize: Resize = "squash"
+    keyframe_interval: int = 8
+    crf: int = 20
+    clips_per_part: int = 1000
+
+    def __post_init__(self):
+        if self.image_size is not None and (self.image_size < 2 or self.image_size % 2):
+            raise ValueError(f"`image_size` must be even for H.264, got {self.image_size}.")
+        if self.clips_per_part < 1:
+            raise ValueError(f"`clips_per_part` must be at least 1, got {self.clips_per_part}.")
+
+    def read(self, source: Source, clip: int, camera: str) -> np.ndarray:
+        """All frames of a clip, `(T, S, S, 3)` uint8."""
+        assert self.image_size is not None, "frames are only decoded to be resized"
+        indices = np.arange(source.length(clip))
+        frames = source.decode(clip, camera, indices, self.image_size, self.resize)
+        return frames.transpose(0, 2, 3, 1)
+
+    def video(self, file: Any, fps: float) -> VideoWriter:
+        """A video of this quality."""
+        return VideoWriter(file, fps, crf=self.crf, keyframe_interval=self.keyframe_interval)
+
+
+class ShardPart:
+    """A tar of `{clip}.json` and a video each."""
+
+    PATH = "train-{}.tar"
+
+    def __init__(self, source: Source, out: Path, name: str, how: Conversion):
+        self.partial, self.path = out / f".parts/{name}.tar", out / self.PATH.format(name)
+        self.tar = tarfile.open(self.partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    @staticmethod
+    def read(source: Source, clip: int, how: Conversion) -> dict[str, bytes]:
+        """The files of a clip, by suffix."""
+        label = {"label": source.task(clip), "name": source.clip_name(clip)}
+        if how.image_size is None:
+            assert isinstance(source, VideoSource), "checked by `write_shards`"
+            source.length(clip)  # raises if it is no video
+            file = source.open(clip)
+            suffix = file.suffix[1:].lower() if isinstance(file, Path) else "webm"
+            data = file.read_bytes() if isinstance(file, Path) else file.read()
+        else:
+            suffix, buffer = "mp4", io.BytesIO()
+            video = how.video(buffer, source.fps(clip))
+            video.add(how.read(source, clip, source.features.cameras[0]))
+            video.close()
+            data = buffer.getvalue()
+        return {"json": json.dumps(label).encode(), suffix: data}
+
+    def add(self, clip: int, files: dict[str, bytes]) -> None:
+        """Write a clip."""
+        for suffix, content in files.items():
+            member = tarfile.TarInfo(f"{clip:08d}.{suffix}")
+            member.size = len(content)
+            self.tar.addfile(member, io.BytesIO(content))
+
+    def close(self) -> None:
+        """Finish the files under their own names."""
+        self.tar.close()
+        self.partial.replace(self.path)
+
+
+class LeRobotPart:
+    """One mp4 per camera, and the episodes without their pictures."""
+
+    PATH = ".parts/{}.safetensors"
+
+    def __init__(self, source: Source, out: Path, name: str, how: Conversion):
+        self.fps, self.how, self.out, self.name = source.features.fps, how, out, name
+        self.videos: dict[Path, VideoWriter] = {}
+        self.episodes: list[Episode] = []
+
+    @staticmethod
+    def read(source: Source, clip: int, how: Conversion) -> tuple[Episode, dict[str, np.ndarray]]:
+        """A clip, and its frames by LeRobot's names of the cameras."""
+        episode = Episode(source.task(clip), source.length(clip))
+        state, actions = source.low_dim(clip)
+        values = {_STATE: state, _ACTION: actions}
+        for name, size in vector_sizes(source).items():
+            found, wanted = values[name], (episode.length, size)
+            if found is None or found.shape != wanted or not np.isfinite(found).all():
+                raise BadClipError(f"{name} is not finite numbers of shape {wanted}")
+            episode.vectors[name] = found.astype(np.float32)
+        frames = {camera_key(c): how.read(source, clip, c) for c in source.features.cameras}
+        for key, pictures in frames.items():
+            episode.histograms[key] = np.sum([byte_histogram(p) for p in pictures], axis=0)
+        return episode, frames
+
+    def add(self, clip: int, content: tuple[Episode, dict[str, np.ndarray]]) -> None:
+        """Write a clip."""
+        for camera, frames in content[1].items():
+            place = {"video_key": camera, "chunk_index": 0, "file_index": int(self.name)}
+            path = self.out / VIDEO_PATH.format(**place)
+            if path not in self.videos:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.videos[path] = self.how.video(str(path.with_suffix(".partial")), self.fps)
+            self.videos[path].add(frames)
+        self.episodes.append(content[0])
+
+    def close(self) -> None:
+        """Finish the files under their own names."""
+        for path, video in self.videos.items():
+            video.close()
+            path.with_suffix(".partial").replace(path)
+        save_episodes(self.episodes, self.out / self.PATH.format(self.name))
+
+
+def camera_key(camera: str) -> str:
+    """LeRobot's name of a camera."""
+    return camera if camera.startswith("observation.") else f"observation.images.{camera}"
+
+
+def vector_sizes(source: Source) -> dict[str, int]:
+    """Sizes of what clips hold besides pictures, by LeRobot's names."""
+    sizes = {_STATE: source.features.state_size, _ACTION: source.features.action_size}
+    return {name: size for name, size in sizes.items() if size}
