@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -23,8 +24,10 @@ from data_fixtures import (
     read_stamp,
     stamped,
 )
+from numpy._core.numeric import _frombuffer
 
 from lawm_hf.data import WindowSpec, load, make_loader, open_source
+from lawm_hf.data.formats.bridge import load_pickle
 from lawm_hf.data.formats.libero import instruction, suite_tasks
 from lawm_hf.data.images import Video, scan_video
 from lawm_hf.data.source import merge_statistics, statistics
@@ -171,18 +174,71 @@ def test_absent_cameras_are_masked(specs):
     assert masks == {0: [True, True], **{clip: [True, False] for clip in (1, 2, 3)}}
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "pwned"),)
+def forged_array():
+    """Eight bytes as a dtype of objects that denies it: numpy follows them as an address."""
+    state = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+    dtype = Asks(np.dtype, ("V8", False, True), state)
+    return Asks(_frombuffer, (bytes(8 * [65]), dtype, (1,), "C"))
 
+
+class Asks:
+    """What a pickle of it does."""
+
+    def __init__(self, *what):
+        self.what = what
+
+    def __reduce__(self):
+        return self.what
+
+
+def lists_of_lists():
+    """A few bytes that stand for 2**40 numbers."""
+    value = [0.0]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda folder: pickle.dumps([{"actions": Asks(os.mkdir, (str(folder / "ran"),))}]),
+        lambda folder: pickle.dumps([{"actions": forged_array()}], 4),
+        lambda folder: pickle.dumps([{"actions": Asks(bytearray, (3 << 30,))}]),
+        lambda folder: pickle.dumps(lists_of_lists()),
+        lambda folder: b"\x80\x04]\x8e" + (3 << 30).to_bytes(8, "little") + b"x" * 40,  # bytes
+        lambda folder: b"\x80\x04]r\xff\xff\xff\x7f.",  # a place in the memo
+        lambda folder: b"}" + b")" + b"\x85" * 3_000_000 + b"K\x00s.",  # a key of nested tuples
+        lambda folder: b"]" * 100_000 + b"a" * 99_999 + b".",
+        lambda folder: b"cos\nsystem\n(S'true'\ntR.",
+        lambda folder: b"",
+    ],
+    ids=range(10),
+)
+def test_a_hostile_pickle_runs_nothing_takes_no_memory_and_costs_its_clip(tmp_path, content):
     root = build_bridge(tmp_path / "bridge", 2)
-    for path in root.rglob("policy_out.pkl"):
-        path.write_bytes(pickle.dumps([{"actions": Evil()}]))
+    next(root.rglob("traj1/policy_out.pkl")).write_bytes(content(tmp_path))
     source = open_source(f"bridge:{root}")
-    with pytest.raises(Exception, match="not allowed"):
-        source.low_dim(0)
-    assert not (tmp_path / "pwned").exists()
+    tracemalloc.start()
+    with pytest.raises(Exception, match=r"\w"):
+        source.low_dim(1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 << 20
+    assert not (tmp_path / "ran").exists()
+    assert source.low_dim(0)[1].shape == (12, 7)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", [">f4", "<f8", "<i8", "|b1"])
+def test_arrays_of_any_protocol_and_plain_type_are_read(tmp_path, protocol, kind):
+    value = np.arange(24).reshape(4, 6).astype(kind)
+    content = {"c": value, "f": np.asfortranarray(value), "n": [value[0, 1], 2.5, None, True, "ä"]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))
+    found = load_pickle(tmp_path / "a.pkl")
+    np.testing.assert_array_equal(np.asarray(found["c"]), value)
+    np.testing.assert_array_equal(np.asarray(found["f"]), value)
+    assert [float(np.asarray(found["n"][0])), *found["n"][1:]] == content["n"]
 
 
 def test_ssv2_reads_both_naming_schemes_and_test_answers(tmp_path, specs):

@@ -6,9 +6,7 @@ T + 1 pictures and states for T actions, 5 Hz. An action is the difference of po
 roll, pitch, yaw (rad), and the commanded gripper, 1 open and 0 closed.
 """
 
-import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,23 +15,13 @@ import numpy as np
 from ..files import LocalFiles
 from ..images import decode_image
 from ..lru import LRU
+from ..pickles import Call
+from ..pickles import load_pickle as load_pickle
 from ..source import BadClipError, Features, Resize, Source
 
 # Until then the camera lagged one step behind (bridgedata_raw_to_numpy.py of the authors).
 _LATENCY_UNTIL = "2021-07-23"
 _SIZE = 7
-_ALLOWED = {
-    *(("numpy", name) for name in ("ndarray", "dtype")),
-    *(
-        (f"numpy.{core}.multiarray", name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    *(("builtins", name) for name in ("dict", "list", "tuple", "set", "complex", "bytearray")),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),  # how old protocols write bytes
-}
 
 
 class BridgeSource(Source):
@@ -134,11 +122,10 @@ class BridgeSource(Source):
 
     def _read_low_dim(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
         folder, latency = self.root / self.trajectories[clip], self._latency(clip)
-        state = np.asarray(load_pickle(folder / "obs_dict.pkl")["full_state"], np.float32)
+        state = _rows(load_pickle(folder / "obs_dict.pkl")["full_state"])
         # A list of dictionaries; in older data, of arrays.
         steps = load_pickle(folder / "policy_out.pkl")
-        rows = [step["actions"] if isinstance(step, dict) else step for step in steps]
-        actions = np.asarray(rows, np.float32)
+        actions = _rows([step["actions"] if isinstance(step, dict) else step for step in steps])
         if len(state) != len(actions) + 1:
             raise BadClipError(f"{len(state)} states for {len(actions)} actions")
         state, actions = state[latency:-1], actions[: len(actions) - latency]
@@ -160,13 +147,10 @@ def _find_trajectories(root: Path) -> list[str]:
     return sorted(found)
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise BadClipError(f"the pickle asks for {module}.{name}, which is not allowed")
-        return super().find_class(module, name)
-
-
-def load_pickle(path: Path) -> Any:
-    """Read arrays in plain containers; whatever else a pickle could run is refused."""
-    return _Unpickler(io.BytesIO(path.read_bytes())).load()
+def _rows(value: Any) -> np.ndarray:
+    """An array, or a list of rows, as `(T, 7)` float32."""
+    if isinstance(value, list):
+        # Each row by itself: lists of lists can name one another to any size.
+        value = [row if isinstance(row, Call) else list(map(float, row)) for row in value]
+        value = [np.asarray(row, np.float32).reshape(_SIZE) for row in value]
+    return np.asarray(value, np.float32).reshape(len(value), _SIZE)
