@@ -54,6 +54,18 @@ class RecordArgs(CommandArgs):
 
 
 @dataclass
+class PushArgs(CommandArgs):
+    """Upload a run: models, card and reports, to a repository that is private unless it exists."""
+
+    folder: Path = arg(..., "output of a recipe", positional=True)
+    repository: str = arg(..., "USER/NAME on the Hub", positional=True)
+    revision: str | None = arg(None, "branch; the main one by default")
+    create_pr: bool = arg(False, "open a pull request instead")
+    tag: str = arg("", "name to give to the commit")
+    allow_public: bool = arg(False, "even what a licence of the data keeps from the public")
+
+
+@dataclass
 class DoctorArgs(CommandArgs):
     """Check the LIBERO set-up, and a policy for it."""
 
@@ -83,6 +95,14 @@ def _doctor(args: DoctorArgs) -> None:
     raise SystemExit(run_doctor(args.policy, args.fast_rendering))
 
 
+def _push(args: PushArgs) -> None:
+    from .hub import push_run
+
+    options = asdict(args)
+    del options["import_"]
+    print(push_run(**options))  # noqa: T201
+
+
 def _inspect(args: InspectArgs) -> None:
     from .data.commands import run_inspect
 
@@ -106,6 +126,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], None], type[CommandArgs]]] = {
     "data inspect": (_inspect, InspectArgs),
     "convert": (_convert, ConvertArgs),
     "libero record": (_record, RecordArgs),
+    "push": (_push, PushArgs),
     "doctor": (_doctor, DoctorArgs),
 }
 

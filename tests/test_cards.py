@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from test_recipes import FINETUNE, finetune, pretrain, recipe
 
 from lawm_hf import LAWMPolicy, hub, run_record
+from lawm_hf.cli import main
 from lawm_hf.evaluation.results import EpisodeResult, summarize
 from lawm_hf.hub import add_results, push_run, write_card
 from lawm_hf.hub.card import card_metadata, data_licences
@@ -369,6 +370,17 @@ def test_research_only_weights_go_to_a_public_repository_only_if_asked_to(tmp_pa
     assert dict(api.calls)["create_commit"]["create_pr"] is True
     free = run_folder(tmp_path / "free", "tabletop:reach")
     push(monkeypatch, free, "me/x", type("Public", (FakeApi,), {"is_private": False})())
+
+
+def test_a_run_is_pushed_later_by_a_command(tmp_path, monkeypatch):
+    api = FakeApi()
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    folder = run_folder(tmp_path / "run", "tabletop:reach")
+    argv = ["lawm-hf", "push", str(folder), "me/x", "--create-pr", "--revision", "next"]
+    monkeypatch.setattr("sys.argv", argv)
+    main()
+    (commit,) = [options for name, options in api.calls if name == "create_commit"]
+    assert (commit["create_pr"], commit["revision"]) == (True, "next")
 
 
 @pytest.mark.parametrize(

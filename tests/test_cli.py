@@ -55,6 +55,8 @@ def test_the_help_of_the_command_imports_nothing_heavy():
         (["libero", "record", "--out", "x", "--noise", "nan"], "got 'nan'"),
         (["libero", "record", "--out", "x", "--episodes", "0"], "at least 1"),
         (["doctor", "--polcy", "x"], "Did you mean `policy`?"),
+        (["push", "nowhere", "me/x"], "must be the output of a recipe"),
+        (["push", "nowhere", "x"], "the owner is missing"),
     ],
 )
 def test_a_wrong_use_of_the_tools_is_one_screen(argv, words, monkeypatch, capsys, tmp_path):

@@ -42,7 +42,7 @@ LAYERS = {
     "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
     "arguments": set(),
-    "cli": {"arguments", "data", "envs", "evaluation", "recipes"},
+    "cli": {"arguments", "data", "hub", "envs", "evaluation", "recipes"},
     "moved": set(),
     "__init__": {"moved", "models"},
     "lerobot": {"models", "envs", "data", "evaluation", "training", "hub"},

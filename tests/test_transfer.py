@@ -60,6 +60,20 @@ def test_a_part_is_pretrained_and_the_rest_is_that_of_a_new_policy(pretraining):
         assert not any(p is q for p in kept.parameters() for q in policy.parameters())
 
 
+def test_the_norm_of_a_head_of_another_size_starts_afresh_not_from_what_memory_holds(
+    pretraining, monkeypatch
+):
+    empty_like = torch.empty_like
+
+    def dirty(*args, **kwargs):
+        found = empty_like(*args, **kwargs)
+        return found.fill_(torch.nan) if found.is_floating_point() else found
+
+    monkeypatch.setattr(torch, "empty_like", dirty)
+    policy = LAWMPolicy.from_latent_pretraining(pretraining, action_size=6)
+    assert all(tensor.isfinite().all() for tensor in policy.state_dict().values())
+
+
 def test_an_unknown_part_is_refused():
     with pytest.raises(ValueError, match=r"`transfer` must be .*'eyes'"):
         keep_part(make_policy(), "eyes")

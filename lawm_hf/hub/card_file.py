@@ -153,7 +153,16 @@ def rename_card(path: Path, repository: str) -> None:
 
 
 def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments and record of a run."""
+    """Arguments and record of a run.
+
+    Raises:
+        FileNotFoundError: If the folder is not a run's.
+    """
+    if not (folder / "args.yaml").is_file():
+        raise FileNotFoundError(
+            f"{folder} must be the output of a recipe, got no args.yaml there. Give the run's "
+            "`output_dir`."
+        )
     args = yaml.safe_load((folder / "args.yaml").read_text())
     return args, read_json(folder / "environment.json", dict)
 

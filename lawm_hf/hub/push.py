@@ -100,8 +100,8 @@ def check_repository(repository: str) -> None:
         problem = str(error)
     if problem:
         raise ValueError(
-            f"A Hub repository must be named `user/name`, got {repository!r}: {problem}. Give for "
-            "instance --push_to_hub me/lawm-reach."
+            f"A Hub repository must be named `user/name`, got {repository!r}: {problem}. "
+            "Give `push_to_hub` such a name, for instance me/lawm-reach."
         )
 
 
