@@ -195,7 +195,7 @@ def main(args: FinetuneArgs) -> None:
     if ema:
         ema.decay = args.ema_decay  # its state brings the one of before
     if accelerator.is_main_process:
-        write_run_record(args, first)
+        write_run_record(args, first, [source])
     batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "finetune")
     model.train()

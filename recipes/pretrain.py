@@ -56,7 +56,9 @@ class PretrainArgs(TrainingArgs):
         ["tabletop:reach,episodes=4000,actions=false,views=front"],
         "video sources (lawm_hf.data.spec)",
     )
-    weights: list[float] = arg([], "probability of each source per sample; equal by default", min=0)
+    weights: list[float] = arg(
+        [], "probability of each source per sample; equal by default", above=0
+    )
     objective: str = arg(
         "latent", "latent; supervised: on the sources' true actions; or a registered model_type"
     )
@@ -90,10 +92,10 @@ class PretrainArgs(TrainingArgs):
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
 
     def __post_init__(self):
-        if self.weights and (len(self.weights) != len(self.sources) or not any(self.weights)):
+        if self.weights and len(self.weights) != len(self.sources):
             raise ValueError(
-                f"`weights` must be one number for each of the {len(self.sources)} sources, not "
-                f"all zero, got {self.weights}. Leave them out for equal shares."
+                f"`weights` must be one number for each of the {len(self.sources)} sources, got "
+                f"{self.weights}. Leave them out for equal shares."
             )
 
 
@@ -187,7 +189,7 @@ def main(args: PretrainArgs) -> None:
 
     first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
     if accelerator.is_main_process:
-        write_run_record(args, first)
+        write_run_record(args, first, loader.sources)
     batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "pretrain")
     model.train()

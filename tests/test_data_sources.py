@@ -397,6 +397,8 @@ def test_the_hub_is_read_at_a_commit_through_a_bounded_cache(specs, tmp_path, mo
     monkeypatch.setattr(files.time, "sleep", lambda _: None)
     source = open_source("lerobot:hf://datasets/me/set@main/sub")
     assert source.lengths.tolist() == [12, 13, 14, 15, 16]
+    assert source.commit == "c0ffee"
+    assert open_source(specs["lerobot_v3.0"]).commit is None
     source.store.cache_bytes = 1
     window = WindowSpec(chunk_size=2, image_size=64, with_frames=True, views=("front",))
     for sample in load(source, window):

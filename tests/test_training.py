@@ -387,3 +387,11 @@ def test_a_report_that_fails_after_the_save_is_only_told(caplog):
     assert "Repeat it." in caplog.text
     with pytest.raises(KeyboardInterrupt), told_only("The push", "Repeat it."):
         raise KeyboardInterrupt
+
+
+def test_a_run_records_the_commit_of_each_set_on_the_hub(tmp_path):
+    moving = SimpleNamespace(name="lerobot:me/set", commit="c0ffee")
+    local = SimpleNamespace(name="lerobot:demos", commit=None)
+    write_run_record(TrainingArgs(output_dir=str(tmp_path)), 0, [moving, local])
+    record = json.loads((tmp_path / "environment.json").read_text())
+    assert record["data_commits"] == {"lerobot:me/set": "c0ffee"}

@@ -62,6 +62,11 @@ class Source(ABC):
     lengths: np.ndarray | None = None
     files: np.ndarray | None = None
 
+    @property
+    def commit(self) -> str | None:
+        """At which a set on the Hub is read."""
+        return getattr(getattr(self, "store", None), "commit", None)
+
     @abstractmethod
     def clip_name(self, clip: int) -> str:
         """What a log message calls the clip; the same on every machine."""

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,17 @@ def told_only(what: str, remedy: str) -> Iterator[None]:
         )
 
 
-def write_run_record(args: TrainingArgs, first_step: int = 0) -> None:
+def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[Any] = ()) -> None:
     """Write the resolved arguments, package versions and git revision beside the results.
 
     A finetuning run also records what its weights were pretrained on, while that is known: the
     licence of those data goes with them. What a resumed run was given otherwise than before stands
     in comments of `args.yaml`.
+
+    Args:
+        args: Of the run.
+        first_step: Updates done before, by another process.
+        sources: The opened data; of those on the Hub, the commit is recorded.
     """
     folder = Path(args.output_dir)
     path = folder / "args.yaml"
@@ -165,6 +170,7 @@ def write_run_record(args: TrainingArgs, first_step: int = 0) -> None:
         check=False,
     )
     record: dict[str, Any] = {"versions": versions, "git_revision": git.stdout.strip() or None}
+    record["data_commits"] = {s.name: s.commit for s in sources if s.commit}
     if parents(vars(args)):
         record["pretraining_sources"] = inherited_sources(vars(args))
     write_text_atomic(folder / "environment.json", json.dumps(record, indent=2))
