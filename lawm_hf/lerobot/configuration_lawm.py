@@ -6,7 +6,6 @@ declare, so the options of all registered policies are fields here, those of oth
 as they are imported; None stands for the policy's own default.
 """
 
-from collections.abc import ValuesView
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ class _OpenFields(dict):
     `dataclasses.fields` asks here, and with it LeRobot's command line, loading and saving.
     """
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> Any:
         load_plugins()
         missing = sorted(option_names() - self.keys())
         new: Any = make_dataclass("_New", [(name, Any, None) for name in missing])

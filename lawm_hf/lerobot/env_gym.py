@@ -33,19 +33,20 @@ class LawmGymEnv(EnvConfig):
     Args:
         gym_id: As `gymnasium.make` takes it: `PACKAGE:` before the id imports the package.
         gym_options: Arguments of the environment.
-        fps: Of its simulation; there is nothing to choose.
+        fps: Of its simulation; 0 or that, there is nothing to choose.
     """
 
-    gym_id: str = ""
+    gym_id: str = ""  # pyright: ignore[reportIncompatibleMethodOverride]
     gym_options: dict[str, Any] = field(default_factory=dict)
-    fps: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    fps: int = 0
 
     def __post_init__(self):
         import lawm_hf.envs  # noqa: F401  (registers ours; needs MuJoCo, so not before)
 
         env = gymnasium.make(self.gym_id, render_mode="rgb_array", **self.gym_options)
-        rate, self._spec = env.metadata.get("render_fps", 30), env.spec
-        if self.fps not in (None, rate):
+        rate = env.metadata.get("render_fps", 30)
+        self._spec: Any = env.spec
+        if self.fps not in (0, rate):
             raise ValueError(
                 f"`{self.gym_id}` is simulated at {rate} Hz, got --env.fps={self.fps}. Leave the "
                 "flag out."

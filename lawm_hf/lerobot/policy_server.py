@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import draccus
 from lerobot.async_inference.configs import PolicyServerConfig
@@ -64,7 +65,8 @@ def main(config: ServerConfig) -> None:
         os.umask(0o077)  # Only this user may open the socket.
     else:
         logging.warning("Whoever can reach %s:%d can run code here.", config.host, config.port)
-    serve.__wrapped__(config)  # It would parse the command line again.
+    plain: Any = serve  # As it is, it would parse the command line again.
+    plain.__wrapped__(config)
 
 
 if __name__ == "__main__":
