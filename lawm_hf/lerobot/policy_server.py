@@ -70,4 +70,7 @@ def main(config: ServerConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()  # pyright: ignore[reportCallIssue]  (draccus gives it the configuration)
+    try:
+        main()  # pyright: ignore[reportCallIssue]  (draccus gives it the configuration)
+    except draccus.ParsingError as error:
+        raise SystemExit(str(error.__cause__ or error)) from None
