@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lawm_hf.data import Features, Source, WindowSpec, make_loader
-from lawm_hf.data.source import too_many_bad
+from lawm_hf.data.bad_clips import too_many_bad
 from lawm_hf.data.stream import WindowStream
 
 WINDOW = WindowSpec(chunk_size=2, image_size=2, with_frames=True)

@@ -6,8 +6,9 @@ split a second time what is split already. Give it `rank` and `world_size`, and 
 yourself.
 """
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from .order import Order, Visits
 from .source import Source, merge_statistics
 from .spec import open_source
-from .stream import Order, Position, WindowStream
-from .window import WindowReader, WindowSpec
+from .stream import Position, WindowStream
+from .window import WindowReader, WindowSpec, join, take_part
 
 logger = logging.getLogger(__name__)
 
@@ -32,32 +34,33 @@ def make_loader(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    accumulation: int = 1,
     num_workers: int = 0,
     prefetch_factor: int = 4,
     windows_per_visit: int | None = None,
-    visits_per_block: int = 64,
     cache_bytes: int = 4 << 30,
     max_bad_share: float = 0.05,
-    pin_memory: bool = False,
 ) -> "WindowLoader":
     """Stream batches of windows forever; see `lawm_hf.data` for what a batch holds.
+
+    The order depends on the seed and on the samples of an update, `batch_size * world_size *
+    accumulation`, alone: each update has the same samples however they are shared.
 
     Args:
         sources: Specs, or opened sources.
         window: What a sample is.
-        batch_size: Samples per batch, of this process.
+        batch_size: Samples per micro-batch of this process.
         weights: Probability of each source per sample, up to a factor; equal by default.
         seed: Seed of every order.
         rank: This process, of `world_size`.
-        world_size: Processes; none repeats another's sample within an epoch.
+        world_size: Processes; each reads its own rows of the samples of an update.
+        accumulation: Micro-batches of an update.
         num_workers: Worker processes; 0 decodes in this one, best for a small cached source.
         prefetch_factor: Batches that each worker prepares ahead.
         windows_per_visit: Windows taken per decoded clip. By default 1 for a source that fits
             `cache_bytes`, else 8.
-        visits_per_block: Visits whose windows are shuffled together; memory grows with it.
         cache_bytes: Sources whose decoded frames take no more are kept in memory.
-        max_bad_share: More bad windows than this share of a source is an error.
-        pin_memory: See `DataLoader`.
+        max_bad_share: More bad clips than this share of a source, beyond chance, is an error.
 
     Raises:
         ValueError: If the numbers make no sense, or the sources cannot be mixed.
@@ -76,19 +79,18 @@ def make_loader(
     order = Order(
         seed=seed,
         weights=tuple(w / sum(weights) for w in weights),
-        num_parts=world_size * max(1, num_workers),
         windows_per_visit=tuple(windows_per_visit or (1 if r.is_cached else 8) for r in readers),
-        visits_per_block=visits_per_block,
+        global_batch=batch_size * world_size * accumulation,
     )
     return WindowLoader(
         readers,
         order,
         batch_size=batch_size,
         rank=rank,
+        accumulation=accumulation,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         max_bad_share=max_bad_share,
-        pin_memory=pin_memory,
     )
 
 
@@ -131,21 +133,22 @@ class WindowLoader:
         *,
         batch_size: int,
         rank: int,
+        accumulation: int,
         num_workers: int,
         prefetch_factor: int,
         max_bad_share: float,
-        pin_memory: bool,
     ):
         self.readers, self.order = list(readers), order
-        self.batch_size, self.rank, self.num_workers = batch_size, rank, num_workers
+        self.batch_size, self.rank, self.accumulation = batch_size, rank, accumulation
+        # A worker reads whole rows of a batch, so more workers than rows have nothing to do.
+        self.num_workers = min(num_workers, batch_size * accumulation)
         self.prefetch_factor, self.max_bad_share = prefetch_factor, max_bad_share
-        self.pin_memory = pin_memory
-        self._next_worker = 0
-        self._positions = [self._start(0) for _ in range(max(1, num_workers))]
-
-    def _start(self, epoch: int) -> dict[str, Any]:
-        at = asdict(Position(epoch=epoch, progress=float(epoch)))
-        return {"samples": 0, "sources": [dict(at) for _ in self.readers]}
+        self._visits = [
+            Visits(reader, order.seed, per_visit)
+            for reader, per_visit in zip(readers, order.windows_per_visit, strict=True)
+        ]
+        self._position = Position(0, [0] * len(readers))
+        self._skipped = np.zeros(len(readers), np.int64)
 
     @property
     def window(self) -> WindowSpec:
@@ -157,39 +160,55 @@ class WindowLoader:
         """The opened sources."""
         return [reader.source for reader in self.readers]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches from where the last one consumed left off."""
-        workers = max(1, self.num_workers)
-        stream = WindowStream(
-            self.readers,
+    def stream(self) -> WindowStream:
+        """What the workers run, from the batch that is under way."""
+        workers, done = max(1, self.num_workers), self._position.samples % self.order.global_batch
+        rows = np.arange(self.order.global_batch)  # micro-batch after micro-batch, rank after rank
+        rows = rows.reshape(self.accumulation, -1, self.batch_size)[:, self.rank].ravel()
+        return WindowStream(
+            self._visits,
             self.order,
-            batch_size=self.batch_size,
-            rank=self.rank,
-            num_workers=workers,
-            positions=self._positions,
-            first_worker=self._next_worker,
+            position=Position(self._position.samples - done, self._position.begins),
+            rows=np.array_split(rows, workers),
+            batches_per_piece=-(-workers // self.accumulation),
             max_bad_share=self.max_bad_share,
         )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches from where the last one consumed left off."""
         if self.num_workers:
             for reader in self.readers:
                 reader.preload()  # forked workers share what is decoded before the fork
-        loader = DataLoader(
-            stream,
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=self.num_workers,
-            prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            pin_memory=self.pin_memory,
-            # Its own: drawing the workers' base seed would advance the global random state, and
-            # a resumed run would no longer draw the noise of the uninterrupted one.
-            generator=torch.Generator(),
+        pieces = iter(
+            DataLoader(
+                self.stream(),
+                batch_size=None,
+                collate_fn=_unchanged,
+                num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_factor if self.num_workers else None,
+                # Its own: drawing the workers' base seed would advance the global random state, and
+                # a resumed run would no longer draw the noise of the uninterrupted one.
+                generator=torch.Generator(),
+            )
         )
-        for worker, position, batch in loader:
-            # Set before the batch is handed out: whoever has seen it has consumed it.
-            self._positions = list(self._positions)
-            self._positions[worker] = position
-            self._next_worker = (worker + 1) % workers
-            yield batch
+        # They come from the workers in turn.
+        return self.batches(zip(*[pieces] * max(1, self.num_workers), strict=True))
+
+    def batches(
+        self, pieces: Iterable[Sequence[tuple[dict[str, Any], np.ndarray]]]
+    ) -> Iterator[dict[str, Any]]:
+        """Put the rows of all workers together, and take micro-batches from them."""
+        size = self.order.global_batch // self.accumulation
+        for of_workers in pieces:
+            skipped = sum(counts for _, counts in of_workers)
+            for number, counts in enumerate(skipped):
+                whole = join([take_part(piece, number, len(skipped)) for piece, _ in of_workers])
+                self._skipped = self._skipped + counts
+                done = self._position.samples % self.order.global_batch // size
+                for micro in range(done, self.accumulation):
+                    # First: whoever has seen the batch has consumed it.
+                    self._position.advance(self.order, size)
+                    yield take_part(whole, micro, self.accumulation)
 
     def stats(self) -> dict[str, dict[str, np.ndarray]]:
         """Statistics of `state` and `actions` of the mixture; see `Source.stats`.
@@ -208,63 +227,72 @@ class WindowLoader:
         return sorted({t for s in self.sources for clip in s.clips for t in s.tasks(int(clip))})
 
     def epochs(self) -> dict[str, float]:
-        """Effective epochs of each source, the mean over this process's workers."""
+        """Effective epochs of each source, over all processes."""
+        taken = self._position.windows(self.order).tolist()
         return {
-            reader.source.name: sum(p["sources"][i]["progress"] for p in self._positions)
-            / len(self._positions)
-            for i, reader in enumerate(self.readers)
+            visits.reader.source.name: n / visits.total
+            for n, visits in zip(taken, self._visits, strict=True)
         }
 
     def num_bad(self) -> dict[str, int]:
-        """Windows of each source that were skipped as bad, by this process."""
-        return {
-            reader.source.name: sum(p["sources"][i]["bad"] for p in self._positions)
-            for i, reader in enumerate(self.readers)
-        }
+        """Windows of each source that were skipped as bad, by this process since it began."""
+        names = [source.name for source in self.sources]
+        return dict(zip(names, self._skipped.tolist(), strict=True))
 
-    def _settings(self) -> dict[str, Any]:
-        order = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.order).items()}
-        return {
-            **order,
-            "rank": self.rank,
-            "num_workers": self.num_workers,
-            "sources": [s.fingerprint() for s in self.sources],  # not their names: sets may move
-        }
+    def progress(self) -> dict[str, float]:
+        """For a log: epochs of the source that has come furthest, and windows skipped as bad."""
+        return {"epoch": max(self.epochs().values()), "skipped": float(self._skipped.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process is after the last batch it got; plain numbers and strings."""
+        """Where the order stands after the last batch; plain numbers, the same for all ranks."""
         return {
-            "settings": self._settings(),
-            "next_worker": self._next_worker,
-            "positions": self._positions,
+            "order": asdict(self.order)
+            | {"sources": [s.fingerprint() for s in self.sources]},  # not names: sets may move
+            "position": asdict(self._position),
+            "epochs": list(self.epochs().values()),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, next_epoch: bool = False) -> None:
-        """Continue from `state`.
+        """Continue from `state`, with any number of processes and workers.
 
         Args:
-            state: What `state_dict` of the same rank returned.
-            next_epoch: If the order cannot be continued (another number of processes or workers,
-                other files), start with an epoch that was not begun, instead of raising.
+            state: What `state_dict` of any rank returned.
+            next_epoch: If the order cannot be continued (other files, another global batch), start
+                with an epoch that was not begun, instead of raising.
 
         Raises:
             ValueError: If anything the order depends on differs, unless `next_epoch`.
         """
-        was, now = state["settings"], self._settings()
-        changed = [f"{k}: {was.get(k)} → {now[k]}" for k in now if was.get(k) != now[k]]
+        changed = self._changes(state)
         if not changed:
-            self._next_worker, self._positions = state["next_worker"], state["positions"]
+            self._position = Position(**state["position"])
             return
         if not next_epoch:
             raise ValueError(
-                "The data order cannot be continued exactly, because this changed: "
-                f"{'; '.join(changed)}. Restore it, or pass `next_epoch=True` to go on at the next "
-                "epoch."
+                f"The data order cannot be continued exactly, because {changed}. Restore it, or "
+                "pass `next_epoch` to go on at the next epoch."
             )
-        epoch = 1 + max(s["epoch"] for p in state["positions"] for s in p["sources"])
-        logger.warning("Data restart at epoch %d, because of %s.", epoch, "; ".join(changed))
-        self._next_worker = 0
-        self._positions = [self._start(epoch) for _ in self._positions]
+        epochs = state.get("epochs") or [
+            source["epoch"] for position in state["positions"] for source in position["sources"]
+        ]
+        epoch = 1 + int(max(epochs))
+        logger.warning("Data restart at epoch %d, because %s.", epoch, changed)
+        self._position = Position(0, [epoch * visits.total for visits in self._visits])
+
+    def _changes(self, state: dict[str, Any]) -> str:
+        """Why the order cannot be continued; empty if it can."""
+        if "order" not in state:
+            return "the checkpoint is of an earlier version, whose order hung on the processes"
+        was, now = state["order"], json.loads(json.dumps(self.state_dict()["order"]))
+        changed = [f"{key} was {was[key]} and is {now[key]}" for key in now if was[key] != now[key]]
+        if was["global_batch"] != now["global_batch"]:
+            changed.append(
+                "batch_size × processes × gradient_accumulation_steps must stay the global batch"
+            )
+        size = now["global_batch"] // self.accumulation
+        if not changed and state["position"]["samples"] % size:
+            changed.append("it was saved amid an update, between micro-batches of another size")
+        return "; ".join(changed)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -4,6 +4,7 @@
 import copy
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from .bad_clips import BadClipError, BadClips
+
 Resize = Literal["squash", "crop"]
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
-
-
-class BadClipError(Exception):
-    """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
-
-
-def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:
-    """Whether `bad` of `seen` clips is more than `share` of all, beyond what chance explains.
-
-    The lower end of the one-sided 99.9 % interval of Clopper and Pearson lies above `share`: were
-    that the true share, so many among so few would be met once in a thousand times.
-    """
-    from scipy.special import bdtrc  # slow to import, and seldom needed
-
-    return bad > 0 and bool(bdtrc(bad - 1, seen, share) < 1e-3)
 
 
 @dataclass(frozen=True)
@@ -127,19 +115,39 @@ class Source(ABC):
         """State `(T, P)` and actions `(T, A)` of the whole clip, float32, or None."""
         return None, None
 
+    def rows(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """`low_dim`, if it is sound.
+
+        Raises:
+            BadClipError: If numbers are missing, too many or not finite; or whatever the format
+                raises.
+        """
+        sizes, values = (self.features.state_size, self.features.action_size), self.low_dim(clip)
+        for name, size, found in zip(("state", "actions"), sizes, values, strict=True):
+            if found is None:
+                continue
+            if found.ndim != 2 or found.shape[1] != size or not len(found):
+                raise BadClipError(f"{name} should have shape (T, {size}), got {found.shape}")
+            if not np.isfinite(found).all():
+                raise BadClipError(f"{name} not finite")
+        state, actions = (None if v is None else v.astype(np.float32, copy=False) for v in values)
+        return state, actions
+
     def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
         """Statistics of `state`, each `(P,)`, and `actions`, `(A,)`, over the selected clips.
 
-        At most `max_clips` evenly spaced clips are read.
+        At most `max_clips` evenly spaced clips are read; bad ones are left out, and named.
+
+        Raises:
+            RuntimeError: If too many are bad.
         """
-        stride = max(1, -(-len(self.clips) // max_clips))
-        rows = [self.low_dim(int(clip)) for clip in self.clips[::stride]]
-        found = {}
-        for name, values in zip(("state", "actions"), zip(*rows, strict=True), strict=True):
-            present = [v for v in values if v is not None]
-            if present:
-                found[name] = statistics(np.concatenate(present))
-        return found
+        stride, bad = max(1, -(-len(self.clips) // max_clips)), BadClips(self)
+        present: dict[str, list[np.ndarray]] = {"state": [], "actions": []}
+        for clip in self.clips[::stride].tolist():
+            with bad.skipped(clip):
+                for name, values in zip(present, self.rows(clip), strict=True):
+                    present[name] += [] if values is None else [values]
+        return {k: statistics(np.concatenate(v)) for k, v in present.items() if v}
 
     def select(
         self,
@@ -212,7 +220,7 @@ class Source(ABC):
         """Hash of what the order of samples depends on: names and lengths of the selected clips."""
         digest = hashlib.sha256(f"{self.features}".encode())
         for clip in self.clips:
-            digest.update(self.clip_name(int(clip)).encode() + b"\n")
+            digest.update(os.fsencode(self.clip_name(int(clip))) + b"\n")  # names may be no UTF-8
         if self.lengths is not None:
             digest.update(np.ascontiguousarray(self.lengths[self.clips], np.int64).tobytes())
         return digest.hexdigest()[:16]

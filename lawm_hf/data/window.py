@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .source import BadClipError, Source, pick_camera
+from .bad_clips import BadClipError
+from .source import Source, pick_camera
 
 Sample = dict[str, Any]
 
@@ -167,7 +168,11 @@ class WindowReader:
         return None if self.window.frame_interval_s is None else self.source.times(clip)
 
     def decode(self, clip: int, starts: Sequence[int]) -> "DecodedClip":
-        """Decode at once every frame that the windows at `starts` need."""
+        """Decode at once every frame that the windows at `starts` need.
+
+        Raises:
+            Exception: `BadClipError`, or whatever the format raises, if the clip is damaged there.
+        """
         present = self.source.cameras_of(clip)
         if self.views[0] not in present:
             raise BadClipError(f"no main camera {self.views[0]}")
@@ -186,7 +191,11 @@ class WindowReader:
             frames[camera] = needed, decoded
         state, actions = None, None
         if self.with_state or self.window.with_actions:
-            state, actions = self.source.low_dim(clip)
+            state, actions = self.source.rows(clip)
+        if self.with_state and (state is None or len(state) <= max(starts)):
+            raise BadClipError("the state ends before the frames")
+        if self.window.with_actions and actions is None:
+            raise BadClipError("no actions")
         return DecodedClip(frames, state, actions)
 
     def _decode(self, clip: int, camera: str, needed: np.ndarray) -> np.ndarray:
@@ -227,22 +236,14 @@ class WindowReader:
             sample["frames"] = decoded.take(self.views[0], indices)
             sample["frame_is_pad"] = is_pad
         if self.with_state:
-            sample["state"] = self._checked(decoded.state, self.source.features.state_size)[start]
+            assert decoded.state is not None, "`decode` has seen to it"
+            sample["state"] = decoded.state[start]
         if window.with_actions:
-            actions = self._checked(decoded.actions, self.source.features.action_size)
+            assert decoded.actions is not None, "`decode` has seen to it"
             steps = start + np.arange(window.chunk_size)
-            sample["actions"] = actions[np.minimum(steps, len(actions) - 1)]
-            sample["action_is_pad"] = steps >= len(actions)
+            sample["actions"] = decoded.actions[np.minimum(steps, len(decoded.actions) - 1)]
+            sample["action_is_pad"] = steps >= len(decoded.actions)
         return sample
-
-    @staticmethod
-    def _checked(values: np.ndarray | None, size: int) -> np.ndarray:
-        if values is None or values.ndim != 2 or values.shape[1] != size:
-            shape = None if values is None else values.shape
-            raise BadClipError(f"state or actions should have shape (T, {size}), got {shape}")
-        if not np.isfinite(values).all():
-            raise BadClipError("state or actions are not finite")
-        return values.astype(np.float32, copy=False)
 
 
 def _end(times: np.ndarray) -> float:
@@ -280,3 +281,21 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
         else:
             batch[key] = torch.stack(values) if isinstance(first, Tensor) else values
     return batch
+
+
+def take_part(piece: dict[str, Any], number: int, count: int) -> dict[str, Any]:
+    """The `number`-th of `count` equal parts of a batch."""
+    size = len(piece["task"]) // count
+    return {key: values[number * size : (number + 1) * size] for key, values in piece.items()}
+
+
+def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of several."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        key: torch.cat([part[key] for part in parts])
+        if torch.is_tensor(first)
+        else [value for part in parts for value in part[key]]
+        for key, first in parts[0].items()
+    }

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rule for clips that cannot be used, wherever clips are read."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .source import Source
+
+logger = logging.getLogger(__name__)
+
+
+class BadClipError(Exception):
+    """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
+
+
+def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:
+    """Whether `bad` of `seen` clips is more than `share` of all, beyond what chance explains.
+
+    The lower end of the one-sided 99.9 % interval of Clopper and Pearson lies above `share`: were
+    that the true share, so many among so few would be met once in a thousand times.
+    """
+    from scipy.special import bdtrc  # slow to import, and seldom needed
+
+    return bad > 0 and bool(bdtrc(bad - 1, seen, share) < 1e-3)
+
+
+class BadClips:
+    """Skips the bad clips of a source, names them once, and raises when they are too many.
+
+    Args:
+        source: Whose clips are read.
+        max_share: Largest share that is accepted; see `too_many_bad`.
+    """
+
+    def __init__(self, source: "Source", max_share: float = 0.05):
+        self.source, self.max_share = source, max_share
+        self.seen: set[int] = set()
+        self.bad: dict[int, str] = {}
+
+    @contextmanager
+    def skipped(self, clip: int) -> Iterator[None]:
+        """Read a clip in here; what that raises is noted.
+
+        Raises:
+            RuntimeError: If too many were bad.
+        """
+        self.seen.add(clip)
+        try:
+            yield
+        except Exception as error:
+            name = self.source.clip_name(clip)
+            if clip not in self.bad:
+                logger.warning("Skipped %s of %s: %s", name, self.source.name, error)
+            self.bad[clip] = f"{name}: {error}"
+            if too_many_bad(len(self.bad), len(self.seen), self.max_share):
+                raise self.too_many() from error
+
+    def too_many(self) -> RuntimeError:
+        """The error that says so."""
+        return RuntimeError(
+            f"{len(self.bad)} of {len(self.seen)} clips of {self.source.name} are bad, more than "
+            f"`max_bad_share` {self.max_share} allows. The last one, {list(self.bad.values())[-1]}"
+        )
