@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of samples: complete, disjoint, mixed as asked, and exactly resumable."""
 
+import hashlib
 import itertools
 import json
 import logging
@@ -8,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lawm_hf.data import Features, Source, WindowSpec, make_loader
+from lawm_hf.data import Features, Source, WindowDataset, WindowSpec, make_loader
 from lawm_hf.data.bad_clips import too_many_bad
-from lawm_hf.data.stream import WindowStream
+from lawm_hf.data.dataset import iterate_windows
 
 WINDOW = WindowSpec(chunk_size=2, image_size=2, with_frames=True)
 
@@ -60,102 +62,145 @@ def indices(loader, num_batches):
 
 def simulated(loader, num_batches):
     """What a `DataLoader` with `loader.num_workers` processes yields, in this process."""
-    workers = max(1, loader.num_workers)
-    stream = WindowStream(
-        loader.readers,
-        loader.order,
-        batch_size=loader.batch_size,
-        rank=loader.rank,
-        num_workers=workers,
-        positions=loader._positions,
-        first_worker=loader._next_worker,
-        max_bad_share=loader.max_bad_share,
-    )
-    turns = [stream.batches((w + loader._next_worker) % workers) for w in range(workers)]
-    batches = []
-    for turn in itertools.islice(itertools.cycle(turns), num_batches):
-        worker, position, batch = next(turn)
-        loader._positions = [*loader._positions]
-        loader._positions[worker], loader._next_worker = position, (worker + 1) % workers
-        batches.append(batch["index"].tolist())
-    return batches
+    stream = loader.stream()
+    pieces = [stream.pieces(worker) for worker in range(max(1, loader.num_workers))]
+    batches = itertools.islice(loader.batches(zip(*pieces, strict=True)), num_batches)
+    return [batch["index"].tolist() for batch in batches]
 
 
-@settings(max_examples=40, deadline=None)
+def flat(lists):
+    """One list of several."""
+    return list(itertools.chain.from_iterable(lists))
+
+
+class Layout:
+    """Loaders of all processes that share a global batch of 24."""
+
+    def __init__(self, mixture, world, workers, accumulation, **options):
+        self.accumulation = accumulation
+        self.loaders = [
+            make_loader(
+                mixture,
+                WINDOW,
+                24 // world // accumulation,
+                rank=rank,
+                world_size=world,
+                num_workers=workers,
+                accumulation=accumulation,
+                max_bad_share=1.0,
+                **options,
+            )
+            for rank in range(world)
+        ]
+
+    def updates(self, count):
+        """The samples of so many updates, whoever has read them."""
+        ranks = [simulated(loader, count * self.accumulation) for loader in self.loaders]
+        micro = [flat(parts) for parts in zip(*ranks, strict=True)]
+        size = self.accumulation
+        return [flat(micro[i : i + size]) for i in range(0, len(micro), size)]
+
+    def state(self):
+        """That of any rank."""
+        first, *others = [loader.state_dict() for loader in self.loaders]
+        assert all(other == first for other in others)
+        return json.loads(json.dumps(first))
+
+
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_a_resumed_order_is_the_uninterrupted_one(data):
-    world = data.draw(st.integers(1, 3))
+@mock.patch("lawm_hf.data.order._RUN", 4)  # blocks of 12 updates
+def test_a_run_resumed_on_other_processes_and_workers_has_the_very_samples(data):
     options = {
         "weights": data.draw(st.lists(st.floats(0.1, 1.0), min_size=2, max_size=2)),
         "seed": data.draw(st.integers(0, 2**32)),
-        "world_size": world,
-        "rank": data.draw(st.integers(0, world - 1)),
-        "num_workers": data.draw(st.integers(0, 1 if world > 1 else 4)),
-        "windows_per_visit": data.draw(st.integers(1, 3)),
-        "visits_per_block": data.draw(st.integers(1, 5)),
-        "max_bad_share": 1.0,
+        "windows_per_visit": data.draw(st.sampled_from([None, 1, 2, 3, 8])),
     }
-    known, bad = data.draw(st.booleans()), data.draw(st.sets(st.integers(0, 3), max_size=2))
-
-    def make():
-        return make_loader(fake_mixture(known, bad), WINDOW, 3, **options)
-
-    whole, resumed, total = make(), make(), 24
-    expected, got = simulated(whole, total), []
-    cuts = sorted(data.draw(st.sets(st.integers(1, total - 1), max_size=4)))
+    known, bad = data.draw(st.booleans()), data.draw(st.sets(st.integers(0, 4), max_size=3))
+    mixture, total = fake_mixture(known, bad), 20
+    whole = Layout(mixture, 1, 0, 1, **options)
+    expected, got = whole.updates(total), []
+    cuts = sorted(data.draw(st.sets(st.integers(1, total - 1), max_size=3)))
+    state = None
     for begin, end in itertools.pairwise([0, *cuts, total]):
-        got += simulated(resumed, end - begin)
-        state = json.loads(json.dumps(resumed.state_dict()))
-        resumed = make()
-        resumed.load_state_dict(state)
+        part = Layout(
+            mixture,
+            data.draw(st.integers(1, 4)),
+            data.draw(st.integers(0, 4)),
+            data.draw(st.integers(1, 2)),
+            **options,
+        )
+        for loader in part.loaders if state else ():
+            loader.load_state_dict(state)
+        got += part.updates(end - begin)
+        state = part.state()
     assert got == expected
-    assert resumed.state_dict() == whole.state_dict()  # the counts of bad windows too
+    assert state == whole.state()
+    assert not {clip for update in got for source, clip, _ in update if source == 0} & bad
+
+
+def test_a_block_ends_and_an_update_is_cut_without_a_trace():
+    options = {"weights": [0.2, 0.8], "windows_per_visit": 3}
+    whole = Layout(fake_mixture(), 1, 0, 1, **options)
+    total = whole.loaders[0].order.block_size // 24 + 5
+    expected = whole.updates(total)
+    first = Layout(fake_mixture(), 1, 0, 3, **options)
+    got = simulated(first.loaders[0], 3 * (total - 7) + 1)  # one micro-batch of the update is done
+    second = Layout(fake_mixture(), 2, 1, 3, **options)
+    for loader in second.loaders:
+        loader.load_state_dict(first.state())
+    got += flat(zip(*[simulated(loader, 20) for loader in second.loaders], strict=True))
+    assert flat(got) == flat(expected)
+    with pytest.raises(ValueError, match="amid an update"):
+        Layout(fake_mixture(), 1, 0, 1, **options).loaders[0].load_state_dict(first.state())
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    world=st.integers(1, 4),
-    workers=st.integers(1, 3),
-    per_visit=st.integers(1, 4),
+    batch=st.integers(1, 70),
+    per_visit=st.integers(1, 9),
     seed=st.integers(0, 1000),
     by_file=st.booleans(),
 )
-def test_an_epoch_holds_every_window_once_over_all_ranks_and_workers(
-    world, workers, per_visit, seed, by_file
-):
+def test_an_epoch_holds_every_window_once(batch, per_visit, seed, by_file):
     lengths = np.arange(3, 15)
     files = np.arange(12) // 2 if by_file else None
-    options = {"world_size": world, "num_workers": workers, "seed": seed}
-    seen = []
-    for rank in range(world):
-        loader = make_loader(
-            FakeSource("a", lengths, files=files),
-            WINDOW,
-            1,
-            rank=rank,
-            windows_per_visit=per_visit,
-            visits_per_block=3,
-            **options,
-        )
-        stream = WindowStream(
-            loader.readers,
-            loader.order,
-            batch_size=1,
-            rank=rank,
-            num_workers=workers,
-            positions=loader._positions,
-            first_worker=0,
-            max_bad_share=0.0,
-        )
-        for worker in range(workers):
-            taken = 0
-            for _, position, batch in stream.batches(worker):
-                if position["sources"][0]["epoch"] > 0:  # this one belongs to the next epoch
-                    break
-                seen.append(tuple(batch["index"][0].tolist()[1:]))
-                taken += 1
-            assert taken > 0, "a worker sat idle"
-    assert sorted(seen) == [(c, t) for c, n in enumerate(lengths) for t in range(n - 1)]
+    options = {"windows_per_visit": per_visit, "seed": seed}
+    loader = make_loader(FakeSource("a", lengths, files=files), WINDOW, batch, **options)
+    num_windows = int((lengths - 1).sum())
+    order = loader.order
+    _, numbers = order.deal(3, np.array([5]))
+    assert sorted(numbers) == list(range(5, 5 + order.block_size))  # dealt, each once
+    (visits,) = loader._visits
+    for epoch in (0, 4):
+        places = visits.locate(epoch * num_windows + np.arange(num_windows))
+        assert set(places[:, 0]) == {epoch}
+        seen = [(int(visits.clips[v]), int(visits.starts(epoch, v)[p])) for _, v, p in places]
+        assert sorted(seen) == [(c, t) for c, n in enumerate(lengths) for t in range(n - 1)]
+
+
+def test_windows_of_a_visit_stay_with_one_reader_and_a_batch_holds_many_clips():
+    source = FakeSource("a", [9] * 800)
+    calls = []
+    decode = source.decode
+    source.decode = lambda clip, *args: (calls.append(clip), decode(clip, *args))[1]
+    options = {"cache_bytes": 0, "windows_per_visit": 8, "world_size": 2, "num_workers": 3}
+    for rank in (0, 1):
+        loader = make_loader(source, WINDOW, 24, rank=rank, **options)
+        batches = simulated(loader, 126)  # of a block of 6,144 windows
+        assert min(len({clip for _, clip, _ in batch}) for batch in batches) >= 18
+    assert len(calls) <= 6144 / 8 + 6
+
+
+def test_one_process_keeps_the_order_of_windows_that_runs_so_far_have_had():
+    def digest(*args, **options):
+        order = json.dumps(indices(make_loader(*args, **options), 200))
+        return hashlib.sha256(order.encode()).hexdigest()[:8]
+
+    by_file = FakeSource("a", [9, 5, 7, 6] * 10, files=np.arange(40) // 2)
+    assert digest(FakeSource("a", [9, 5, 7, 6, 8] * 20), WINDOW, 7, seed=3) == "7781f263"
+    assert digest(by_file, WINDOW, 7, seed=3) == "ef825181"
+    assert digest(fake_mixture(), WINDOW, 7, seed=5, weights=[0.3, 0.7]) == "16ab5538"
 
 
 def test_epochs_differ_and_seeds_differ():
@@ -168,8 +213,8 @@ def test_epochs_differ_and_seeds_differ():
 
 def test_files_of_a_remote_set_are_visited_one_group_after_another():
     source = FakeSource("a", [5] * 80, files=np.arange(80) // 4)  # 20 files
-    loader = make_loader(source, WINDOW, 1, windows_per_visit=4, visits_per_block=16)
-    files = [i[0][1] // 4 for i in indices(loader, 320)]
+    (visits,) = make_loader(source, WINDOW, 1, windows_per_visit=4)._visits
+    files = visits.clips[visits.locate(np.arange(320))[:, 1]] // 4
     groups = [set(files[k : k + 64]) for k in range(0, 320, 64)]
     assert all(len(g) == 4 for g in groups)
 
@@ -262,20 +307,33 @@ def test_two_processes_killed_at_any_moment_resume_with_the_samples_that_would_h
         assert done == expected
 
 
-def test_another_world_size_or_file_list_is_refused_or_restarted_at_an_epoch():
+def test_another_batch_or_file_list_is_refused_or_restarted_at_an_epoch():
     loader = make_loader(FakeSource("a", [9] * 4), WINDOW, 8)
     indices(loader, 5)  # 40 of 32 windows: in the second epoch
-    state = loader.state_dict()
-    for other in (
-        make_loader(FakeSource("a", [9] * 4), WINDOW, 8, world_size=2),
-        make_loader(FakeSource("a", [9, 9, 9, 8]), WINDOW, 8),
-        make_loader(FakeSource("a", [9] * 4), WINDOW, 8, seed=1),
+    state = json.loads(json.dumps(loader.state_dict()))
+    for other, reason in (
+        (make_loader(FakeSource("a", [9] * 4), WINDOW, 8, world_size=2), "batch_size × processes"),
+        (make_loader(FakeSource("a", [9, 9, 9, 8]), WINDOW, 8), "sources was"),
+        (make_loader(FakeSource("a", [9] * 4), WINDOW, 8, seed=1), "seed was 0 and is 1"),
     ):
-        with pytest.raises(ValueError, match="next_epoch=True"):
+        with pytest.raises(ValueError, match=f"{reason}.*next_epoch"):
             other.load_state_dict(state)
         other.load_state_dict(state, next_epoch=True)
         assert other.epochs() == {"a": 2.0}
         indices(other, 1)
+    same = make_loader(FakeSource("a", [9] * 4), WINDOW, 4, world_size=2)
+    same.load_state_dict(state)
+    assert same.epochs() == {"a": 1.25}
+
+
+def test_a_position_of_an_earlier_version_is_refused_or_restarted_at_an_epoch():
+    position = {"samples": 40, "sources": [{"epoch": 1, "block": 0, "offset": 8, "seen": 40}]}
+    state = {"settings": {"num_parts": 1}, "next_worker": 0, "positions": [position]}
+    loader = make_loader(FakeSource("a", [9] * 4), WINDOW, 8)
+    with pytest.raises(ValueError, match=r"an earlier version.*next_epoch"):
+        loader.load_state_dict(state)
+    loader.load_state_dict(state, next_epoch=True)
+    assert loader.epochs() == {"a": 2.0}
 
 
 def test_bad_clips_are_skipped_counted_and_named(caplog):
@@ -285,19 +343,39 @@ def test_bad_clips_are_skipped_counted_and_named(caplog):
         clips = {i[1] for batch in indices(loader, 9) for i in batch}
     assert clips == set(range(10)) - {3}
     assert loader.num_bad() == {"a": 8}
-    assert "Skipped a/3 of a: broken" in caplog.text
+    assert loader.progress() == {"epoch": 0.9, "skipped": 8}
+    assert caplog.text.count("Skipped a/3 of a: broken") == 1
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_too_many_bad_clips_are_an_error_that_names_the_last(known):
-    source = FakeSource("a", [9] * 10, bad=range(4), known=known)
-    with pytest.raises(RuntimeError, match=r"windows of a are bad.*max_bad_share.*a/[0-3]: broken"):
+    source = FakeSource("a", [9] * 30, bad=range(20), known=known)
+    with pytest.raises(RuntimeError, match=r"clips of a are bad.*max_bad_share.*a/1?[0-9]: broken"):
         indices(make_loader(source, WINDOW, 8, max_bad_share=0.2, cache_bytes=0), 100)
 
 
-def test_too_few_clips_for_the_workers_is_an_error():
-    with pytest.raises(ValueError, match="Use fewer workers"):
-        indices(make_loader(FakeSource("a", [3]), WINDOW, 1, world_size=8), 1)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_source_without_a_single_good_clip_ends_in_an_error_whatever_is_accepted(known):
+    loader = make_loader(
+        FakeSource("a", [9] * 2, bad=[0, 1], known=known), WINDOW, 8, max_bad_share=1.0
+    )
+    with pytest.raises(RuntimeError, match="2 of 2 clips of a are bad"):
+        indices(loader, 1)
+    with pytest.raises(ValueError, match=r"No clip of a is long enough.*chunk_size"):
+        make_loader(FakeSource("a", [1]), WINDOW, 8)
+
+
+def test_one_bad_clip_of_few_does_not_end_a_run_however_often_it_comes():
+    source = FakeSource("a", [9] * 10, bad=[3])  # 10 % of so few say little
+    loader = make_loader(source, WINDOW, 80, cache_bytes=0, windows_per_visit=4)
+    indices(loader, 30)
+    assert loader.num_bad()["a"] > 100
+
+
+def test_more_workers_than_samples_and_fewer_visits_than_either_are_no_matter():
+    loader = make_loader(FakeSource("a", [3]), WINDOW, 2, num_workers=5)
+    assert loader.num_workers == 2
+    assert sorted(simulated(loader, 1)[0]) == [[0, 0, 0], [0, 0, 1]]
 
 
 def test_sources_that_cannot_be_mixed_are_refused():
@@ -334,3 +412,73 @@ def test_the_share_of_bad_clips_is_judged_with_its_uncertainty():
         for _ in range(100)
     )
     assert stopped <= 2  # of 100 runs over a source of which 3 % is bad
+
+
+class RowSource(FakeSource):
+    """With states and actions; those of some clips are replaced."""
+
+    def __init__(self, num_clips, replaced):
+        super().__init__("a", [4] * num_clips, action_size=2, state_size=3)
+        self.replaced = replaced
+
+    def low_dim(self, clip):
+        state, actions = self.replaced.get(clip, (np.zeros((4, 3)), np.ones((4, 2))))
+        if isinstance(state, Exception):
+            raise state
+        return state, actions
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (OSError("broken"), None),
+        (np.zeros((4, 3)), np.full((4, 2), np.nan)),
+        (np.full((4, 3), np.inf), np.ones((4, 2))),
+        (np.zeros((4, 2)), np.ones((4, 2))),  # a number is missing
+        (np.zeros((4, 3)), np.ones((0, 2))),
+        (None, np.ones((4, 2))),
+        (np.zeros((2, 3)), np.ones((4, 2))),  # rows are missing
+        (np.zeros((4, 3)), None),
+    ],
+)
+def test_unsound_rows_make_a_bad_clip_for_every_reader(rows, caplog):
+    source = RowSource(20, {0: rows})
+    window = WindowSpec(chunk_size=2, image_size=2, with_actions=True)
+    loader = make_loader(source, window, 8)
+    for batch in itertools.islice(iter(loader), 20):
+        assert batch["actions"].eq(1).all()
+        assert batch["state"].eq(0).all()
+    assert loader.num_bad()["a"] > 0
+    assert "Skipped a/0 of a" in caplog.text
+    stats = source.stats()
+    assert stats["actions"]["mean"].tolist() == [1, 1]
+    assert stats["state"]["max"].tolist() == [0, 0, 0]
+    data = WindowDataset(source, window)
+    assert [data[i]["index"].tolist()[1:] for i in (0, 3, 4, 79)] == [[1, 0]] * 3 + [[19, 3]]
+    assert list(data.bad.bad) == [0]
+    clips = {int(s["index"][1]) for s in iterate_windows(source, window, list(range(20)))}
+    assert clips == set(range(1, 20))
+
+
+def test_statistics_of_a_source_that_is_mostly_bad_are_refused():
+    bad = (np.zeros((4, 3)), np.full((4, 2), np.nan))
+    with pytest.raises(RuntimeError, match=r"3 of 3 clips of a are bad.*a/2: actions not finite"):
+        RowSource(6, dict.fromkeys(range(5), bad)).stats()
+
+
+def test_a_clip_that_does_not_open_has_no_window_by_number():
+    source = FakeSource("a", [9] * 10, known=False)
+    length = source.length
+    source.length = lambda clip: length(clip) if clip != 4 else int("not a number")
+    data = WindowDataset(source, WINDOW)
+    assert len(data) == 72
+    assert {int(data[i]["index"][1]) for i in range(72)} == set(range(10)) - {4}
+
+
+def test_names_that_are_not_utf_8_have_a_fingerprint_and_a_manifest(tmp_path):
+    source = FakeSource(os.fsdecode(b"caf\xe9"), [9] * 4)
+    assert source.fingerprint() != FakeSource("cafe", [9] * 4).fingerprint()
+    for _ in range(2):  # written, then read
+        chosen = source.select(fraction=0.5, manifest=str(tmp_path / "names.json"))
+        assert len(chosen.clips) == 2
+    json.dumps(make_loader(source, WINDOW, 2).state_dict())

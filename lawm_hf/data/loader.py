@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from .order import Order, Visits
 from .source import Source, merge_statistics
 from .spec import open_source
-from .stream import Position, WindowStream
-from .window import WindowReader, WindowSpec, join, take_part
+from .stream import Position, WindowStream, join, take_part
+from .window import WindowReader, WindowSpec
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class WindowLoader:
         """Put the rows of all workers together, and take micro-batches from them."""
         size = self.order.global_batch // self.accumulation
         for of_workers in pieces:
-            skipped = sum(counts for _, counts in of_workers)
+            skipped = np.sum([counts for _, counts in of_workers], 0)
             for number, counts in enumerate(skipped):
                 whole = join([take_part(piece, number, len(skipped)) for piece, _ in of_workers])
                 self._skipped = self._skipped + counts

@@ -62,7 +62,7 @@ class Order:
         chunks = range(first // _CHOICES, -(-end // _CHOICES))
         drawn = [_choices(self.seed, chunk, self.weights) for chunk in chunks]
         start = first % _CHOICES
-        return np.concatenate([*drawn, drawn[0][:0]])[start : start + end - first]
+        return np.concatenate([*drawn, np.empty(0, np.int64)])[start : start + end - first]
 
     def counts(self, first: int, end: int) -> np.ndarray:
         """How many of these samples come from each source."""

@@ -115,7 +115,7 @@ class Source(ABC):
         """State `(T, P)` and actions `(T, A)` of the whole clip, float32, or None."""
         return None, None
 
-    def rows(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def sound_low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """`low_dim`, if it is sound.
 
         Raises:
@@ -145,7 +145,7 @@ class Source(ABC):
         present: dict[str, list[np.ndarray]] = {"state": [], "actions": []}
         for clip in self.clips[::stride].tolist():
             with bad.skipped(clip):
-                for name, values in zip(present, self.rows(clip), strict=True):
+                for name, values in zip(present, self.sound_low_dim(clip), strict=True):
                     present[name] += [] if values is None else [values]
         return {k: statistics(np.concatenate(v)) for k, v in present.items() if v}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .bad_clips import BadClips
@@ -86,9 +87,10 @@ class SourceReader:
         self._left[key] -= 1
         if not self._left[key]:
             del self._open[key]
-        if found is None:
-            return self._another(number, epoch)
-        return self.reader.sample(clip, int(found[0][position]), found[1])
+        if found is not None:
+            with self.bad.skipped(clip):
+                return self.reader.sample(clip, int(found[0][position]), found[1])
+        return self._another(number, epoch)
 
     def _another(self, number: int, epoch: int) -> Sample:
         self.num_skipped += 1
@@ -174,3 +176,21 @@ class WindowStream(IterableDataset):
                 reader.expect(places[chosen, 1:])
             yield from zip((mine + block * size).tolist(), places.tolist(), strict=True)
             block, begin = block + 1, 0
+
+
+def take_part(piece: dict[str, Any], number: int, count: int) -> dict[str, Any]:
+    """The `number`-th of `count` equal parts of a batch."""
+    size = len(piece["task"]) // count
+    return {key: values[number * size : (number + 1) * size] for key, values in piece.items()}
+
+
+def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of several."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        key: torch.cat([part[key] for part in parts])
+        if torch.is_tensor(first)
+        else [value for part in parts for value in part[key]]
+        for key, first in parts[0].items()
+    }

@@ -191,8 +191,8 @@ class WindowReader:
             frames[camera] = needed, decoded
         state, actions = None, None
         if self.with_state or self.window.with_actions:
-            state, actions = self.source.rows(clip)
-        if self.with_state and (state is None or len(state) <= max(starts)):
+            state, actions = self.source.sound_low_dim(clip)
+        if self.with_state and (state is None or len(state) < self.source.length(clip)):
             raise BadClipError("the state ends before the frames")
         if self.window.with_actions and actions is None:
             raise BadClipError("no actions")
@@ -281,21 +281,3 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
         else:
             batch[key] = torch.stack(values) if isinstance(first, Tensor) else values
     return batch
-
-
-def take_part(piece: dict[str, Any], number: int, count: int) -> dict[str, Any]:
-    """The `number`-th of `count` equal parts of a batch."""
-    size = len(piece["task"]) // count
-    return {key: values[number * size : (number + 1) * size] for key, values in piece.items()}
-
-
-def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One batch of several."""
-    if len(parts) == 1:
-        return parts[0]
-    return {
-        key: torch.cat([part[key] for part in parts])
-        if torch.is_tensor(first)
-        else [value for part in parts for value in part[key]]
-        for key, first in parts[0].items()
-    }
