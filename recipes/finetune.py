@@ -156,13 +156,14 @@ def build_loader(
             seed=args.seed,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            accumulation=args.gradient_accumulation_steps,
             num_workers=args.num_workers,
         )
         for w in (window, replace(window, max_start=FOCUS_MAX_START))
     )
     processor.set_statistics(full.stats())
     processor.center_tasks(full.instructions())
-    return FocusedLoader(focus, full, args.focus_steps * args.gradient_accumulation_steps)
+    return FocusedLoader(focus, full, args.focus_steps)
 
 
 def main(args: FinetuneArgs) -> None:

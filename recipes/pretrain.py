@@ -157,6 +157,7 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         seed=args.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        accumulation=args.gradient_accumulation_steps,
         num_workers=args.num_workers,
     )
 

@@ -84,9 +84,7 @@ def test_state_and_actions_belong_to_their_frame(specs, name):
 
 def test_several_windows_of_a_shared_decode_are_right_in_any_order(specs):
     window = WindowSpec(chunk_size=3, image_size=64, with_frames=True, views=("front",))
-    loader = make_loader(
-        specs["lerobot_v3.0"], window, 8, windows_per_visit=3, cache_bytes=0
-    )
+    loader = make_loader(specs["lerobot_v3.0"], window, 8, windows_per_visit=3, cache_bytes=0)
     for _, batch in zip(range(30), loader, strict=False):
         for index, frames in zip(batch["index"].tolist(), batch["frames"], strict=True):
             last = 11 + index[1]

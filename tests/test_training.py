@@ -57,7 +57,7 @@ class Numbers:
     def state_dict(self):
         return {"count": self.count}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state, next_epoch=False):
         self.count = state["count"]
 
 

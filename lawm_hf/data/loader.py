@@ -192,7 +192,7 @@ class WindowLoader:
             )
         )
         # They come from the workers in turn.
-        return self.batches(zip(*[pieces] * max(1, self.num_workers), strict=True))
+        yield from self.batches(zip(*[pieces] * max(1, self.num_workers), strict=True))
 
     def batches(
         self, pieces: Iterable[Sequence[tuple[dict[str, Any], np.ndarray]]]

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from ..data import WindowLoader
+
 
 class FocusedLoader:
     """Batches of one loader first, then of another; its position is that of both.
@@ -13,8 +15,9 @@ class FocusedLoader:
     go. Among all frames they are few, and words bind to objects late or never.
     """
 
-    def __init__(self, focus: Any, full: Any, focus_batches: int):
-        self.loaders, self.focus_batches, self.count = (focus, full), focus_batches, 0
+    def __init__(self, focus: WindowLoader, full: WindowLoader, focus_updates: int):
+        self.loaders, self.accumulation = (focus, full), full.accumulation
+        self.focus_batches, self.count = focus_updates * full.accumulation, 0
 
     def __iter__(self):
         streams = [iter(loader) for loader in self.loaders]
@@ -23,15 +26,22 @@ class FocusedLoader:
             self.count += 1
             yield batch
 
+    def progress(self) -> dict[str, float]:
+        """See `WindowLoader.progress`."""
+        focus, full = (loader.progress() for loader in self.loaders)
+        return {key: focus[key] + full[key] for key in full}
+
     def state_dict(self) -> dict[str, Any]:
         """Position after the last batch that was handed out."""
-        return {"count": self.count, "loaders": [x.state_dict() for x in self.loaders]}
+        states = [loader.state_dict() for loader in self.loaders]
+        return {"updates": self.count / self.accumulation, "loaders": states}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, next_epoch: bool = False) -> None:
         """Continue from a position."""
-        self.count = state["count"]
         for loader, position in zip(self.loaders, state["loaders"], strict=True):
-            loader.load_state_dict(position)
+            loader.load_state_dict(position, next_epoch=next_epoch)
+        updates = state.get("updates", state.get("count"))  # `count`: of an earlier version
+        self.count = round(updates * self.accumulation)
 
 
 def to_device(raw: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class ResumableLoader(Protocol):
         """Position after the last batch that was handed out."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, next_epoch: bool = False) -> None:
         """Continue from a position."""
         ...
 
@@ -51,10 +51,9 @@ def save_checkpoint(
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
-    position = partial / f"data_position_{accelerator.process_index}.json"
-    position.write_text(json.dumps(loader.state_dict()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        (partial / "data_position_0.json").write_text(json.dumps(loader.state_dict()))
         files = [path for path in partial.rglob("*") if path.is_file()]
         checksums = {str(path.relative_to(partial)): _checksum(path) for path in files}
         progress = {"step": step, "num_processes": accelerator.num_processes}
@@ -101,12 +100,6 @@ def load_checkpoint(
             f"`steps` must not be fewer than a resumed run has done, got {args.steps} after "
             f"{progress['step']} in {folder}. Pass --steps {progress['step']} or more."
         )
-    if progress["num_processes"] != accelerator.num_processes:
-        raise ValueError(
-            f"A run must be resumed with as many processes as it was started with, got "
-            f"{accelerator.num_processes} for a checkpoint of {progress['num_processes']}. Launch "
-            f"{progress['num_processes']}, or start anew from the saved weights."
-        )
     changed = changed_arguments(args)
     groups = optimizer.param_groups
     rates = [{k: group[k] for k in ("initial_lr", "weight_decay")} for group in groups]
@@ -131,8 +124,8 @@ def load_checkpoint(
             "fresh ones, so not bit for bit as it would have.",
             random_states,
         )
-    position = folder / f"data_position_{accelerator.process_index}.json"
-    loader.load_state_dict(read_json(position, dict))
+    position = read_json(folder / "data_position_0.json", dict)  # the same for all processes
+    loader.load_state_dict(position, next_epoch=args.next_epoch)
     accelerator.print(f"Resumed from {folder.name}.", *changed, sep="\n")
     return progress["step"]
 
