@@ -63,9 +63,15 @@ def main(args: AnalyzeArgs) -> None:
         with_state=False,
     )
     held_out, fit, is_held_out = report_clips(
-        args.source, run["sources"], window, processor, later_steps(window.chunk_size)
+        args.source,
+        run["sources"],
+        window,
+        processor,
+        later_steps(window.chunk_size),
+        run.get("held_out", 0.0),  # older runs held none out
     )
     study = latent_study(policy, world_model, held_out, fit, args.seed)
+    study.health.is_held_out = is_held_out
 
     output.mkdir(parents=True, exist_ok=True)
     latents = latents_of(policy, held_out).numpy()

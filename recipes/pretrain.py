@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.utils import clip_grad_norm_
 
-from lawm_hf.analysis.report import LatentReport
+from lawm_hf.analysis.report import LatentReport, training_sources
 from lawm_hf.arguments import arg, parse_json_options, run_command
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
 from lawm_hf.hub import push_run, write_card
@@ -90,6 +90,9 @@ class PretrainArgs(TrainingArgs):
         200, "updates between two pictures of imagined frames; 0: at the end", min=0
     )
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
+    held_out: float = arg(
+        0.02, "share of the first source's clips that auto holds out, 5 to 300", min=0, max=0.5
+    )
 
     def __post_init__(self):
         if self.weights and len(self.weights) != len(self.sources):
@@ -149,8 +152,9 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         with_state=args.objective == "supervised",
         max_start=None if args.max_start < 0 else args.max_start,
     )
+    judged_on = "none" if args.objective == "supervised" else args.eval_source
     return make_loader(
-        args.sources,
+        training_sources(args.sources, judged_on, args.held_out),
         window,
         weights=args.weights or None,
         batch_size=args.batch_size,
@@ -173,9 +177,9 @@ def main(args: PretrainArgs) -> None:
     if not latent:
         processor.set_statistics(loader.stats())
     elif args.eval_source != "none" and accelerator.is_main_process:
-        report = LatentReport(
-            args.eval_source, args.sources, loader.window, processor, args.output_dir
-        )
+        where = (args.eval_source, args.sources, loader.window, processor, args.output_dir)
+        report = LatentReport(*where, args.held_out)
+        accelerator.print(f"Judged on {report.about}.")
 
     policy = model.policy if latent else model
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)

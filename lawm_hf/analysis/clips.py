@@ -87,11 +87,15 @@ def load_clips(
             "`load_clips` needs windows with frames. Use `WindowSpec(with_frames=True)`."
         )
     count = min(num_clips or len(dataset), len(dataset))
-    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+    chosen = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+    # Once each: in the place of a bad clip stands the next one.
+    samples = list(
+        {tuple(s["index"].tolist()): s for s in map(dataset.__getitem__, chosen)}.values()
+    )
     batches, tasks, indices, actions = [], [], [], []
     looks: dict[int, list[dict[str, Tensor]]] = {}
-    for start in range(0, count, batch_size):
-        raw: dict[str, Any] = collate([dataset[int(i)] for i in chosen[start : start + batch_size]])
+    for start in range(0, len(samples), batch_size):
+        raw: dict[str, Any] = collate(samples[start : start + batch_size])
         tasks += raw["task"]
         indices.append(np.asarray(raw.pop("index")))
         if "actions" in raw:

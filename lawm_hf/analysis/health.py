@@ -57,6 +57,7 @@ class LatentHealth:
     instruction_effect: float
     num_instructions: int
     num_objects: int | None = None
+    is_held_out: bool = True  # from training
     probes: dict[str, Probes] = field(default_factory=dict)
 
     @property
@@ -126,10 +127,11 @@ class LatentHealth:
         return not has_gained and 1 - trained.target_r2 > 0.5 * (1 - untrained.target_r2)
 
     def __str__(self) -> str:
+        kind = "held-out clips" if self.is_held_out else "clips of the training data, none held out"
         gain = self.swap_gap / max(self.imagined_error, 1e-9)
         saved = 1 - self.imagined_error / max(self.copy_error, 1e-9)
         lines = [
-            f"Latent health on {self.num_clips} held-out clips",
+            f"Latent health on {self.num_clips} {kind}",
             "",
             "  prediction from x_t, squared error per frame",
             f"    own latents              {self.imagined_error:9.2f}",

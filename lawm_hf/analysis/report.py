@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import WindowDataset, WindowSpec, open_source
+from ..data import Source, WindowDataset, WindowSpec, open_source
 from ..models import LawmForPretraining, LAWMProcessor
 from .clips import Clips, load_clips
 from .figures import imagination_strip
@@ -15,44 +15,83 @@ from .health import LatentHealth, latent_health
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
 
+def training_sources(sources: Sequence[str], source: str, share: float) -> list[Source]:
+    """Open the training sources, the first without the clips that the run will be judged on.
+
+    Args:
+        sources: Their specs.
+        source: What the run is judged on, see `report_clips`.
+        share: Share of the clips that is held out of the first source, if no others are known.
+    """
+    opened = [open_source(spec) for spec in sources]
+    if source == "auto" and not sources[0].startswith("tabletop"):
+        opened[0] = opened[0].hold_out(share)[0]
+    return opened
+
+
 def report_clips(
     source: str,
     sources: Sequence[str],
     window: WindowSpec,
     processor: LAWMProcessor,
     later: Sequence[int] = (),
+    share: float = 0.0,
 ) -> tuple[Clips, Clips | None, bool]:
     """The clips that a run is judged on: one from the beginning of each episode.
 
     Args:
         source: Spec of clips that are not trained on. `"auto"` records held-out tabletop episodes
-            when the first training source is the tabletop; otherwise it takes the training clips
-            (no others are known).
+            when the first training source is the tabletop; otherwise it takes those that
+            `training_sources` has held out of the first one, or training clips if that had to
+            spare none.
         sources: The training sources.
         window: The training window.
         processor: The run's processor.
         later: Steps of the clips to judge on at which the policy looks again; see `load_clips`.
+        share: What `training_sources` was given.
 
     Returns:
         The clips to judge on, those to fit probes on (other episodes; of too small a source none),
         and whether the clips were held out from training.
     """
-    is_held_out = source != "auto" or sources[0].startswith("tabletop")
-    if source == "auto":
-        source = _held_out_tabletop(sources[0]) if is_held_out else sources[0]
-    opened = open_source(source)
+    held_out = fit = None
+    if source == "auto" and sources[0].startswith("tabletop"):
+        opened, is_held_out = open_source(_held_out_tabletop(sources[0])), True
+    elif source == "auto":
+        fit, held_out = open_source(sources[0]).hold_out(share)
+        opened, is_held_out = held_out or fit, held_out is not None
+    else:
+        opened = open_source(source)
+        is_held_out = not _shares_clips(opened, source, sources)
     # Actions are stored at the source's own rate, so resampled frames do without them.
     with_actions = bool(opened.features.action_size) and window.frame_interval_s is None
     window = replace(window, max_start=0, with_actions=with_actions)
-    held_out, fit = opened, None
     count = min(_HELD_OUT, len(opened.clips) * _HELD_OUT // (_HELD_OUT + _FIT))
-    if count >= 2:
-        held_out = opened.select(episodes=f":{count}")
-        fit = opened.select(episodes=f"{count}:{count + _FIT}")
+    if held_out is None:
+        held_out, fit = opened, None
+        if count >= 2:
+            held_out = opened.select(episodes=f":{count}")
+            fit = opened.select(episodes=f"{count}:{count + _FIT}")
     clips = load_clips(WindowDataset(held_out, window), processor, _HELD_OUT, later=later)
+    if len(set(clips.episodes.tolist())) < 2:
+        raise ValueError(
+            f"The health report needs sound clips of two episodes at least, got {len(clips)} of "
+            f"{held_out.name}. Give others by --eval_source, or pass --eval_source none."
+        )
     if fit is None:
         return clips, None, is_held_out
     return clips, load_clips(WindowDataset(fit, window), processor, _FIT), is_held_out
+
+
+def _shares_clips(opened: Source, source: str, sources: Sequence[str]) -> bool:
+    """Whether any of the clips is trained on."""
+    place = source.partition(",")[0]
+    names = {opened.clip_name(int(clip)) for clip in opened.clips}
+    return any(
+        names & {other.clip_name(int(clip)) for clip in other.clips}
+        for other in (open_source(spec) for spec in sources if spec.partition(",")[0] == place)
+        if other.name == opened.name
+    )
 
 
 class LatentReport:
@@ -64,6 +103,7 @@ class LatentReport:
         window: The training window.
         processor: The run's processor.
         folder: Where pictures and tables go.
+        share: See `training_sources`.
     """
 
     def __init__(
@@ -73,9 +113,18 @@ class LatentReport:
         window: WindowSpec,
         processor: LAWMProcessor,
         folder: str | Path,
+        share: float = 0.0,
     ):
         self.folder = Path(folder)
-        self.held_out, self.fit, self.is_held_out = report_clips(source, sources, window, processor)
+        self.held_out, self.fit, self.is_held_out = report_clips(
+            source, sources, window, processor, share=share
+        )
+
+    @property
+    def about(self) -> str:
+        """What the run is judged on."""
+        kind = "that are not trained on" if self.is_held_out else "of the training data"
+        return f"{len(self.held_out)} clips {kind}"
 
     def strip(self, model: LawmForPretraining, name: str) -> Path:
         """Write `<name>.png`: real, reconstructed and imagined frames of some clips."""
@@ -86,8 +135,8 @@ class LatentReport:
     def health(self, model: LawmForPretraining) -> LatentHealth:
         """Measure, and write `health.json`."""
         health = latent_health(model.policy, model.world_model, self.held_out, self.fit)
-        record = {"is_held_out": self.is_held_out, **health.to_dict()}
-        (self.folder / "health.json").write_text(json.dumps(record, indent=2))
+        health.is_held_out = self.is_held_out
+        (self.folder / "health.json").write_text(json.dumps(health.to_dict(), indent=2))
         return health
 
 
