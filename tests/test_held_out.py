@@ -70,7 +70,7 @@ def test_a_bad_clip_among_those_to_judge_on_is_left_out(videos, tmp_path):
     names = [held_out.clip_name(int(clip)) for clip in held_out.clips]
     for path in videos.iterdir():
         (tmp_path / path.name).write_bytes(b"" if names[0] in str(path) else path.read_bytes())
-    clips, fit, is_held_out = clips_of("auto", [f"folder:{tmp_path}"])
+    clips, _, is_held_out = clips_of("auto", [f"folder:{tmp_path}"])
     assert is_held_out
     assert len(clips) == len(set(clips.episodes.tolist())) == 4
     for path in tmp_path.iterdir():
