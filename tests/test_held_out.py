@@ -7,6 +7,7 @@ from test_data_stream import FakeSource
 
 from lawm_hf.analysis.report import LatentReport, report_clips, training_sources
 from lawm_hf.data import WindowSpec, open_source
+from lawm_hf.data.commands import contact_sheet, describe
 from lawm_hf.models import LAWMProcessor
 
 WINDOW = WindowSpec(chunk_size=2, image_size=16, with_frames=True, with_state=False)
@@ -78,3 +79,12 @@ def test_a_bad_clip_among_those_to_judge_on_is_left_out(videos, tmp_path):
             path.write_bytes(b"")
     with pytest.raises((ValueError, RuntimeError), match=r"two episodes at least|are bad"):
         clips_of("auto", [f"folder:{tmp_path}"])
+
+
+def test_a_bad_clip_does_not_end_an_inspection(videos, tmp_path):
+    for path in videos.iterdir():
+        is_bad = path.name in ("push_it_00.mp4", "push_it_07.mp4")
+        (tmp_path / path.name).write_bytes(b"" if is_bad else path.read_bytes())
+    source = open_source(f"folder:{tmp_path}")
+    assert describe(source)["frames per clip"] == "8 … 8.0 … 8 (22 looked at, 2 bad)"
+    assert contact_sheet(source).height == 5 * 96  # of clips 0, 4, 8, …; the first is bad

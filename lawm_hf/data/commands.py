@@ -8,6 +8,7 @@ import huggingface_hub
 import numpy as np
 from PIL import Image
 
+from .bad_clips import BadClips
 from .convert import Conversion, left_out, write_lerobot, write_shards
 from .formats.videos import VideoSource
 from .source import Source
@@ -22,9 +23,10 @@ _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 def run_inspect(args: Any) -> None:
     """Print what the source holds, and write the contact sheet."""
     source = open_source(args.spec)
+    sheet = contact_sheet(source)
     for name, value in describe(source).items():
         print(f"{name:<18}{printable(str(value))}")  # noqa: T201
-    contact_sheet(source).save(args.sheet)
+    sheet.save(args.sheet)
     print(f"{'contact sheet':<18}{args.sheet}")  # noqa: T201
 
 
@@ -35,8 +37,13 @@ def describe(source: Source) -> dict[str, Any]:
     if source.lengths is not None:
         lengths, note = source.lengths[clips], ""
     else:
-        some = clips[:: max(1, len(clips) // 50)]
-        lengths, note = np.array([source.length(int(c)) for c in some]), f" ({len(some)} looked at)"
+        bad, found = BadClips(source), []
+        for clip in clips[:: max(1, len(clips) // 50)].tolist():
+            with bad.skipped(clip):
+                found.append(source.length(clip))
+        if not found:
+            raise bad.too_many()
+        lengths, note = np.array(found), f" ({len(found)} looked at, {len(bad.bad)} bad)"
     return {
         "source": source.name,
         "clips": len(clips),
@@ -52,13 +59,20 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def contact_sheet(source: Source) -> Image.Image:
-    """Frames, evenly spaced, of clips evenly spaced; a row each."""
-    rows = []
+    """Frames, evenly spaced, of sound clips evenly spaced; a row each.
+
+    Raises:
+        RuntimeError: If there is no sound one among them.
+    """
+    rows, bad = [], BadClips(source, max_share=1.0)
     for clip in source.clips[:: max(1, len(source.clips) // _SHEET_CLIPS)][:_SHEET_CLIPS].tolist():
-        wanted = np.linspace(0, source.length(clip) - 1, _SHEET_FRAMES).round().astype(int)
-        unique, places = np.unique(wanted, return_inverse=True)
-        frames = source.decode(clip, source.features.cameras[0], unique, _SHEET_SIZE, "squash")
-        rows.append(np.concatenate(frames[places].transpose(0, 2, 3, 1), axis=1))
+        with bad.skipped(clip):
+            wanted = np.linspace(0, source.length(clip) - 1, _SHEET_FRAMES).round().astype(int)
+            unique, places = np.unique(wanted, return_inverse=True)
+            frames = source.decode(clip, source.features.cameras[0], unique, _SHEET_SIZE, "squash")
+            rows.append(np.concatenate(frames[places].transpose(0, 2, 3, 1), axis=1))
+    if not rows:
+        raise bad.too_many()
     return Image.fromarray(np.concatenate(rows))
 
 

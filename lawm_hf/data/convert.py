@@ -25,10 +25,11 @@ from ..writing.atomic import read_json, run_lock, write_text_atomic
 from ..writing.episode import load_episodes
 from ..writing.lerobot import LeRobotWriter
 from ..writing.video import exact_rate
+from .bad_clips import BadClipError, too_many_bad
 from .formats.videos import ShardSource, VideoSource, index_shard
 from .parts import Conversion as Conversion
 from .parts import LeRobotPart, ShardPart, camera_key, vector_sizes
-from .source import BadClipError, Source, too_many_bad
+from .source import Source
 
 logger = logging.getLogger(__name__)
 _Kind = type[ShardPart] | type[LeRobotPart]
