@@ -3,9 +3,13 @@
 
 import importlib
 import json
+import resource
+import signal
 
+import gymnasium
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from lawm_hf.evaluation.results import (
@@ -20,6 +24,7 @@ from lawm_hf.evaluation.results import (
 )
 from lawm_hf.evaluation.rollout import ChunkAggregator, rollout
 from lawm_hf.metrics import wilson_interval
+from lawm_hf.writing.atomic import unlock_folder
 
 # The package's attribute of that name is the function.
 rollout_module = importlib.import_module("lawm_hf.evaluation.rollout")
@@ -123,16 +128,9 @@ def test_episodes_in_lockstep_keep_their_own_observations_actions_and_lengths(mo
 
     monkeypatch.setattr(rollout_module, "predict", echo)
 
-    class Policy:
-        class config:  # noqa: N801
-            chunk_size, action_size = 2, 1
-
-        def eval(self):
-            pass
-
     trials, ended = [Trial(seed) for seed in (4, 0, 2, 7, 1)], []
     results = rollout(
-        Policy(), None, CountingEnv, trials, views=[], lockstep=3, on_end=ended.append
+        Chunks(), None, CountingEnv, trials, views=[], lockstep=3, on_end=ended.append
     )
     assert [r.seed for r in ended] == [0, 2, 4, 1, 7], "told as each ends, not group by group"
     assert [(r.seed, r.length, r.is_success) for r in results] == [
@@ -163,6 +161,7 @@ def test_an_interrupted_evaluation_keeps_its_episodes_but_not_a_line_cut_off(tmp
 def test_without_resume_results_begin_anew(tmp_path):
     start_results(tmp_path, {}, resume=False)
     append_result(result(0), tmp_path)
+    unlock_folder(tmp_path)
     start_results(tmp_path, {"image_size": 64}, resume=False)
     assert read_results(tmp_path) == []
 
@@ -172,6 +171,114 @@ def test_episodes_of_another_policy_are_not_resumed(tmp_path):
     append_result(result(0), tmp_path)
     with pytest.raises(ValueError, match="played with policy_fingerprint='aa'"):
         start_results(tmp_path, {"policy_fingerprint": "bb", "env": "libero"}, resume=True)
+
+
+def test_a_setting_that_an_older_version_did_not_know_is_no_change(tmp_path):
+    start_results(tmp_path, {"views": ["a"], "fast_rendering": False}, resume=False)
+    append_result(result(0), tmp_path)
+    start_results(tmp_path, {"views": ["a"], "colour": ""}, resume=True)
+    assert read_results(tmp_path) == [result(0)]
+
+
+def test_a_second_evaluation_in_the_folder_of_the_first_is_refused(tmp_path):
+    start_results(tmp_path, {"policy_fingerprint": "aa"}, resume=False)
+    append_result(result(0), tmp_path)
+    with pytest.raises(BlockingIOError, match="one writer at a time"):
+        start_results(tmp_path, {"policy_fingerprint": "bb"}, resume=False)
+    assert read_results(tmp_path) == [result(0)]
+
+
+def test_a_full_disk_loses_no_episode(tmp_path):
+    results = [result(state) for state in range(150)]
+    start_results(tmp_path, {}, resume=False)
+    for each in results:
+        append_result(each, tmp_path)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        for act in (
+            lambda: start_results(tmp_path, {}, resume=True),
+            lambda: write_results(results, tmp_path),
+        ):
+            with pytest.raises(OSError, match="File too large"):
+                act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert read_results(tmp_path) == results
+
+
+@pytest.mark.parametrize("line", [b"\x00\x00\n", b'{"seed": 1}\n', b'{"seed": 0, "ta{}\n', b"[]\n"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    append_result(result(0), tmp_path)
+    with (tmp_path / "episodes.jsonl").open("ab") as file:
+        file.write(line)
+    append_result(result(1), tmp_path)
+    with pytest.raises(ValueError, match=r"Line 2 of .*episodes\.jsonl .*Delete the line"):
+        read_results(tmp_path)
+
+
+def test_an_evaluation_of_nothing_has_no_summary(tmp_path):
+    with pytest.raises(ValueError, match="at least one episode"):
+        write_results([], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Chunks:
+    """A policy with chunks of two actions of one number."""
+
+    class config:  # noqa: N801
+        chunk_size, action_size = 2, 1
+
+    name_or_path = "me/broken"
+
+    def eval(self):
+        pass
+
+    def named_parameters(self):
+        yield from (("trunk.weight", torch.ones(1)), ("head.weight", torch.tensor([np.nan])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lockstep": 0}, "`lockstep` must be at least 1"),
+        ({"n_action_steps": 3}, "at most the policy's chunk of 2 actions, got 3"),
+    ],
+)
+def test_a_rollout_that_cannot_be_played_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(Chunks(), None, None, [Trial(0)], views=[], **options)
+
+
+def test_a_chunk_shorter_than_what_is_executed_is_refused():
+    with pytest.raises(ValueError, match="chunk of 3 actions, got 4"):
+        ChunkAggregator(n_action_steps=4).add(chunk(0))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_actions_that_are_not_finite_are_an_error_that_names_the_policy(monkeypatch, value):
+    monkeypatch.setattr(rollout_module, "predict", lambda *a: np.full((1, 2, 1), value))
+    with pytest.raises(ValueError, match=r"me/broken.*2 that are not.*`head.weight`"):
+        rollout(Chunks(), None, CountingEnv, [Trial(0)], views=[])
+
+
+def test_actions_are_bounded_by_the_environment_not_by_one(monkeypatch):
+    monkeypatch.setattr(rollout_module, "predict", lambda *a: np.full((1, 2, 1), 300.0))
+
+    class Pixels(CountingEnv):
+        """Actions are coordinates of a picture."""
+
+        action_space = gymnasium.spaces.Box(0, 200, (1,), np.float32)
+
+        def step(self, action):
+            executed.append(float(action[0]))
+            return super().step(action)
+
+    executed = []
+    rollout(Chunks(), None, Pixels, [Trial(1)], views=[])
+    assert executed == [200, 200]
 
 
 def test_the_first_failures_become_videos(tmp_path):

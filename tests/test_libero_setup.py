@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LIBERO's set-up, commands and recipe, as far as they go without the simulator."""
 
+import importlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from lawm_hf import cli
 from lawm_hf.envs.libero import setup
 from lawm_hf.envs.libero.env import axis_angle, get_task
 from lawm_hf.envs.libero.recorder import record_libero
+from lawm_hf.evaluation import environments
 from lawm_hf.evaluation.libero_doctor import CheckError, Checks, run_doctor
 from lawm_hf.evaluation.results import Trial, read_results, start_results
 
@@ -186,22 +188,30 @@ def test_a_half_done_evaluation_plays_only_what_is_missing(tmp_path, monkeypatch
     module = recipe("evaluate")
     config = SimpleNamespace(chunk_size=2, action_size=7, image_size=8)
     policy = SimpleNamespace(config=config, eval=lambda: None)
-    monkeypatch.setattr(module, "prepare_libero", lambda: None)
-    monkeypatch.setattr(module, "num_tasks", lambda suite: 2)
-    monkeypatch.setattr(module, "make_env", lambda args, task, size: FakeEnv(task))
-    monkeypatch.setattr("lawm_hf.evaluation.rollout.predict", lambda *a: np.zeros((1, 2, 7)))
-    args = module.EvaluateArgs(
-        output_dir=str(tmp_path), env="libero", suite="libero_goal", trials=2, seeds=[0, 5]
+    rollout = importlib.import_module("lawm_hf.evaluation.rollout")
+    monkeypatch.setattr(rollout, "predict", lambda *a: np.zeros((1, 2, 7)))
+    monkeypatch.setattr(environments, "_make", lambda name, options: FakeEnv(options["task"]))
+    env = environments.Environment(
+        id="lawm_hf/Libero-v0",
+        options={},
+        suite="libero_goal",
+        num_tasks=2,
+        num_init_states=50,
+        max_alive=1,
+        views=["image"],
+        image_size=8,
+        fps=20,
     )
-    trials = module.plan(args)
+    args = module.EvaluateArgs(output_dir=str(tmp_path), env="libero", trials=2, seeds=[0, 5])
+    trials = module.plan(args, env)
     assert len(set(trials)) == 2 * 2 * 2
     assert trials[-1] == Trial(5, "libero_goal", 1, 1)
     start_results(tmp_path, {}, resume=False)
-    module.evaluate(args, policy, None, trials[:3], 0)
+    module.evaluate(args, policy, None, env, trials[:3], 0)
     half = read_results(tmp_path)
     assert [r.trial for r in half] == trials[:3]
     missing = [t for t in trials if t not in {r.trial for r in half}]
-    module.evaluate(args, policy, None, missing, num_videos=1)
+    module.evaluate(args, policy, None, env, missing, num_videos=1)
     results = read_results(tmp_path)
     assert [r.trial for r in results] == trials
     assert [r.is_success for r in results] == [True, False] * 4

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import success_rates
+from ..writing.atomic import lock_folder, owns_folder, read_json, write_text_atomic
 from ..writing.video import VideoWriter
 
 
@@ -56,8 +57,7 @@ class EpisodeResult:
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Success rate with its 95 % interval, overall and by task: the metric `success_rate`."""
     summary = success_rates([r.is_success for r in results], [r.task for r in results])
-    mean_length = float(np.mean([r.length for r in results])) if results else 0.0
-    return summary | {"mean_length": mean_length}
+    return summary | {"mean_length": float(np.mean([r.length for r in results] or [0.0]))}
 
 
 def describe(name: str, summary: dict[str, Any]) -> str:
@@ -71,7 +71,9 @@ def describe(name: str, summary: dict[str, Any]) -> str:
 
 
 def start_results(folder: str | Path, settings: dict[str, Any], resume: bool) -> None:
-    """Prepare `episodes.jsonl`: empty, or with `resume` what an earlier run has written.
+    """Own the folder, with `episodes.jsonl` empty, or with `resume` as an earlier run left it.
+
+    Nobody else can start there before `lawm_hf.writing.atomic.unlock_folder`, or this process ends.
 
     Args:
         folder: Where results go.
@@ -80,20 +82,26 @@ def start_results(folder: str | Path, settings: dict[str, Any], resume: bool) ->
 
     Raises:
         ValueError: If those episodes were played with other settings.
+        BlockingIOError: If another evaluation is at work there.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (resume and owns_folder(folder)):
+        lock_folder(folder)
     path, note = folder / "episodes.jsonl", folder / "evaluation.json"
     settings = json.loads(json.dumps(settings))
     results = read_results(folder) if resume else []
-    if results and note.exists() and (found := json.loads(note.read_text())) != settings:
-        changed = [f"{k}={found.get(k)!r}" for k, v in settings.items() if found.get(k) != v]
+    found = read_json(note, dict) if results and note.exists() else settings
+    # A setting that is off is the same as one that an older version did not know.
+    changed = [k for k in sorted(found | settings) if (found.get(k) or 0) != (settings.get(k) or 0)]
+    if changed:
+        told = ", ".join(f"{k}={found.get(k)!r}" for k in changed)
         raise ValueError(
-            f"{folder} holds episodes played with {', '.join(changed)}. To resume, repeat that; "
+            f"{folder} holds episodes played with {told}. To resume, repeat that; "
             "else choose another `output_dir`, or leave `resume` out to replace them."
         )
-    note.write_text(json.dumps(settings, indent=2))
-    path.write_text("".join(_line(r) for r in results))
+    # In this order: never episodes of one evaluation beside the settings of another.
+    write_text_atomic(path, "".join(_line(r) for r in results))
+    write_text_atomic(note, json.dumps(settings, indent=2))
 
 
 def append_result(result: EpisodeResult, folder: str | Path) -> None:
@@ -103,20 +111,40 @@ def append_result(result: EpisodeResult, folder: str | Path) -> None:
 
 
 def read_results(folder: str | Path) -> list[EpisodeResult]:
-    """Episodes written so far, each once, without a last line that was cut off."""
+    """Episodes written so far, each once, without a last line that was cut off.
+
+    Raises:
+        ValueError: If another line is damaged, with its number.
+    """
     path = Path(folder) / "episodes.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    results = [EpisodeResult(**json.loads(line)) for line in lines if line.endswith("\n")]
-    return list({result.trial: result for result in results}.values())
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    results = {}
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n"):
+            try:
+                result = EpisodeResult(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"Line {number} of {path} must be an episode, got {line[:80]!r} ({error}). "
+                    "Delete the line and resume: the episode is played again."
+                ) from error
+            results[result.trial] = result
+    return list(results.values())
 
 
 def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> dict[str, Any]:
-    """Write `episodes.jsonl` (one line each) and `summary.json`; return the summary."""
+    """Write `episodes.jsonl` (one line each) and `summary.json`; return the summary.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not results:
+        raise ValueError(f"{folder} must get at least one episode, got none: play some.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "episodes.jsonl").write_text("".join(_line(r) for r in results))
     summary = summarize(results)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2))
+    write_text_atomic(folder / "episodes.jsonl", "".join(_line(r) for r in results))
+    write_text_atomic(folder / "summary.json", json.dumps(summary, indent=2))
     return summary
 
 
@@ -129,7 +157,7 @@ class FailureVideos:
         fps: Frames per second.
     """
 
-    def __init__(self, folder: str | Path, count: int, fps: int):
+    def __init__(self, folder: str | Path, count: int, fps: float):
         self.folder, self.missing, self.fps = Path(folder), count, fps
         self._frames: dict[Trial, list[np.ndarray]] = {}
 

@@ -36,6 +36,18 @@ class ChunkAggregator:
         self.aggregation, self.n_action_steps, self.decay = aggregation, n_action_steps, decay
         self.reset()
 
+    def check(self, chunk_size: int) -> None:
+        """Refuse chunks that end before the next one comes.
+
+        Raises:
+            ValueError: If they do.
+        """
+        if self.n_action_steps > chunk_size:
+            raise ValueError(
+                f"`n_action_steps` must be at most the policy's chunk of {chunk_size} actions, "
+                f"got {self.n_action_steps}: after them there is nothing to execute."
+            )
+
     def reset(self) -> None:
         """Forget all chunks: a new episode begins."""
         self.chunks: list[tuple[int, np.ndarray]] = []
@@ -48,6 +60,7 @@ class ChunkAggregator:
 
     def add(self, chunk: np.ndarray) -> None:
         """Take a chunk predicted now, `(B, N, A)`."""
+        self.check(chunk.shape[1])
         if self.aggregation == "none":
             self.chunks = []
         horizon = chunk.shape[1]
@@ -123,8 +136,7 @@ def rollout(
     Args:
         policy: A finetuned policy; put into evaluation mode.
         processor: Its processor.
-        make_env: Builds a gymnasium environment whose `reset(seed=..., options=...)` fixes the
-            initial state, with `task_description` and `info["is_success"]`.
+        make_env: Builds a gymnasium environment as `environments` describes it.
         trials: Episodes to play.
         views: Camera names in the order of training.
         aggregation: How overlapping chunks become one action.
@@ -134,6 +146,9 @@ def rollout(
         on_step: Called with `(trial, observation)` before each action, for videos.
         on_end: Called with each result as its episode ends.
     """
+    if lockstep < 1:
+        raise ValueError(f"`lockstep` must be at least 1 environment, got {lockstep}.")
+    ChunkAggregator(aggregation, n_action_steps).check(policy.config.chunk_size)
     policy.eval()
     results: list[EpisodeResult] = []
     envs = [make_env() for _ in range(min(lockstep, len(trials)))]
@@ -159,7 +174,9 @@ def _play(
         env.reset(seed=trial.seed, options=trial.options)[0]
         for env, trial in zip(envs, trials, strict=True)
     ]
-    tasks = [env.unwrapped.task_description for env in envs]
+    tasks = [_instruction(env) for env in envs]
+    space = ask(envs[0], "action_space")
+    low, high = (-1, 1) if space is None else (space.low, space.high)
     aggregator = ChunkAggregator(aggregation, n_action_steps)
     results: dict[int, EpisodeResult] = {}
     alive = list(range(len(trials)))
@@ -172,11 +189,17 @@ def _play(
             chunks = chunks.copy()
             seen, told = [observations[i] for i in alive], [tasks[i] for i in alive]
             chunks[alive] = predict(policy, processor, seen, told, views)
+            _check_finite(chunks, policy)
             aggregator.add(chunks)
-        actions = aggregator.next_action().clip(-1, 1).astype(np.float32)
+        actions = aggregator.next_action().clip(low, high).astype(np.float32)
         for i in list(alive):
             observations[i], _, terminated, truncated, info = envs[i].step(actions[i])
             if terminated or truncated:
+                if "is_success" not in info:
+                    raise ValueError(
+                        f'An episode must end with `info["is_success"]`, got {sorted(info)} from '
+                        f"{envs[i]}. Add it where its `step` returns."
+                    )
                 outcome = (tasks[i], bool(info["is_success"]), aggregator.step)
                 results[i] = EpisodeResult(trials[i].seed, *outcome, *_origin(trials[i]))
                 alive.remove(i)
@@ -187,3 +210,35 @@ def _play(
 
 def _origin(trial: Trial) -> tuple[str, int | None, int | None]:
     return trial.suite, trial.task_index, trial.init_state
+
+
+def ask(env: Any, name: str, default: Any = None) -> Any:
+    """An attribute of an environment or of what its wrappers wrap."""
+    while not hasattr(env, name) and hasattr(env, "env"):
+        env = env.env
+    return getattr(env, name, default)
+
+
+def _instruction(env: Any) -> str:
+    text = ask(env, "task_description")
+    if not isinstance(text, str):
+        raise ValueError(
+            f"An environment must say in `task_description` what is to be done, got {text!r} from "
+            f"{env}. Add the attribute, a text."
+        )
+    return text
+
+
+def _check_finite(chunks: np.ndarray, policy: LAWMPolicy) -> None:
+    if np.isfinite(chunks).all():
+        return
+    bad = [name for name, p in policy.named_parameters() if not p.isfinite().all()]
+    raise ValueError(
+        f"The actions of the policy {policy.name_or_path!r} must be finite, got "
+        f"{int((~np.isfinite(chunks)).sum())} that are not. "
+        + (
+            f"Its weights `{bad[0]}` are not: finetune it again."
+            if bad
+            else "Its weights are: look at its statistics and at the observations."
+        )
+    )

@@ -49,6 +49,7 @@ class LiberoEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+    max_alive = 1  # A second render context beside the first fails.
 
     def __init__(
         self,
@@ -76,6 +77,11 @@ class LiberoEnv(gymnasium.Env):
             }
         )
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+
+    @property
+    def num_tasks(self) -> int:
+        """How many tasks the suite has."""
+        return len(_tasks(self.suite))
 
     @property
     def num_init_states(self) -> int:
@@ -180,11 +186,6 @@ def get_task(suite: str, task: int) -> Any:
             f"got {task}."
         )
     return tasks[task]
-
-
-def num_tasks(suite: str) -> int:
-    """How many tasks a suite has."""
-    return len(_tasks(suite))
 
 
 def axis_angle(quaternion: np.ndarray) -> np.ndarray:

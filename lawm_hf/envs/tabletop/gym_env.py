@@ -29,6 +29,7 @@ class TabletopEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+    any_image_size = True
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class TabletopEnv(gymnasium.Env):
                 "draws arrays and opens no window."
             )
         self.world = Tabletop(suite, image_size, domain)
-        self.task, self.render_mode = task, render_mode
+        self.suite, self.task, self.render_mode = suite, task, render_mode
         self._max_episode_steps = self.world.suite.max_steps  # The name that LeRobot looks for.
         shape = (image_size, image_size, 3)
         view = gymnasium.spaces.Box(0, 255, shape, np.uint8)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any gymnasium environment as a benchmark: what an evaluation asks of it before it plays.
+
+It must have
+
+- observations `{"pixels": {view: (H, W, 3) uint8}, "agent_pos": (P,)}`, the state where the policy
+  has one, and a `Box` of actions `(A,)`;
+- `reset(seed=...)` that fixes the initial state, and `task_description`, the instruction then;
+- an end (`max_episode_steps` of the registration or `_max_episode_steps` of its own), and
+  `info["is_success"]` there.
+
+It may have, as attributes, which an evaluation follows:
+
+- `suite`: name of its family of tasks; the constructor then takes `suite`;
+- `num_tasks`: tasks of the suite, each played; the constructor then takes `task`;
+- `num_init_states`: those of a task; `reset` then takes `options={"init_state": index}`;
+- `max_alive`: how many may live in a process at once;
+- `any_image_size`: True if `image_size` changes nothing but detail: then it is the policy's;
+- `metadata["render_fps"]`: steps in a second, of videos.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from .. import envs  # noqa: F401  (registers ours)
+from ..models import LAWMPolicyConfig
+from .rollout import ask
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment, and its answers; see the module."""
+
+    id: str
+    options: dict[str, Any]
+    suite: str
+    num_tasks: int | None
+    num_init_states: int | None
+    max_alive: int | None
+    views: list[str]
+    image_size: int
+    fps: float
+
+    def make(self, task: int | None = None) -> gymnasium.Env:
+        """Build the one of this task."""
+        return _make(self.id, self.options | ({} if task is None else {"task": task}))
+
+
+def ask_environment(
+    name: str, config: LAWMPolicyConfig, options: dict[str, Any], views: list[str]
+) -> Environment:
+    """Build an environment, ask it, see that the policy fits, and close it.
+
+    Args:
+        name: Id of a registered environment, `package:id`, or `"tabletop"`, `"libero"`: those of
+            the namespace `lawm_hf` have short names.
+        config: Of the policy that will play.
+        options: What its constructor takes.
+        views: Its cameras that the policy sees; none: all.
+
+    Raises:
+        ValueError: If there is none of that name, or it and the policy do not fit.
+    """
+    short = {s.name.lower(): s.id for s in gymnasium.registry.values() if s.namespace == "lawm_hf"}
+    environment = short.get(name, name)
+    env = _make(environment, options, [*short, *gymnasium.registry])
+    try:
+        if ask(env, "_max_episode_steps") is None:
+            raise ValueError(
+                f"An episode of {name} must end, but neither it nor its registration has a number "
+                "of steps. Give one: --env_options '{\"max_episode_steps\": 200}'."
+            )
+        cameras = _check_spaces(name, env, config, views)
+        fits_any = ask(env, "any_image_size") and "image_size" not in options
+        return Environment(
+            id=environment,
+            options=options | ({"image_size": config.image_size} if fits_any else {}),
+            suite=ask(env, "suite", options.get("suite", "")),
+            num_tasks=ask(env, "num_tasks"),
+            num_init_states=ask(env, "num_init_states"),
+            max_alive=ask(env, "max_alive"),
+            views=views or list(cameras),
+            image_size=config.image_size if fits_any else next(iter(cameras.values())).shape[0],
+            fps=env.metadata.get("render_fps") or 10,
+        )
+    finally:
+        env.close()
+
+
+def _make(environment: str, options: dict[str, Any], known: list[str] | None = None) -> Any:
+    try:
+        return gymnasium.make(environment, **options)
+    except gymnasium.error.UnregisteredEnv as error:
+        close = difflib.get_close_matches(environment, known or [], n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else "Ours are `tabletop` and `libero`."
+        raise ValueError(
+            f"`env` must be the id of a registered gymnasium environment, got {environment!r}. "
+            f"{hint} To register one of your own, name its package: --import my_package."
+        ) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(
+            f"{environment} must take what `--suite`, `--image_size`, `--fast_rendering` and "
+            f"`--env_options` give it, got {options}: {error}. Leave that out."
+        ) from error
+
+
+def _check_spaces(
+    name: str, env: gymnasium.Env, config: LAWMPolicyConfig, views: list[str]
+) -> dict[str, Any]:
+    """The environment's cameras, after a look at all spaces."""
+    seen, actions = env.observation_space, env.action_space
+    parts: Any = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {}
+    pixels = parts.get("pixels")
+    if not isinstance(pixels, gymnasium.spaces.Dict) or not pixels.spaces:
+        raise ValueError(
+            f'Observations of {name} must be {{"pixels": {{view: image}}, "agent_pos": state}}, '
+            f"got {seen}. Wrap it with `gymnasium.wrappers.TransformObservation`."
+        )
+    for view in views:
+        if view not in pixels.spaces:
+            raise ValueError(
+                f"`views` must be cameras of {name}, {', '.join(pixels.spaces)}, got {view!r}."
+            )
+    sizes = {"action": (config.action_size, actions)}
+    if config.state_size:
+        sizes["state"] = (config.state_size, parts.get("agent_pos"))
+    for part, (size, space) in sizes.items():
+        shape = space.shape if isinstance(space, gymnasium.spaces.Box) else None
+        if shape != (size,):
+            raise ValueError(
+                f"The policy's {part} has {size} numbers, that of {name} must, too, got {space}. "
+                "Evaluate where the policy was finetuned, or finetune it on data of this one."
+            )
+    return dict(pixels.spaces)
