@@ -134,6 +134,7 @@ def start(
     settings |= {"env": args.env, "image_size": env.image_size, "views": env.views}
     settings |= {name: getattr(args, name) for name in ("aggregation", "n_action_steps")}
     settings["policy_fingerprint"] = fingerprint(policy, processor)
+    unlock_folder(args.output_dir)  # The accelerator's lock becomes that of the results.
     results.start_results(args.output_dir, settings, args.resume)
 
 
