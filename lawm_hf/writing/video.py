@@ -26,14 +26,15 @@ class VideoWriter:
         # Decoding costs the trainer: half as much without CABAC and deblocking, for 10 % of bytes.
         options = {"crf": str(crf), "preset": "fast", "tune": "fastdecode"}
         self.stream = self.container.add_stream("libx264", rate=exact_rate(fps), options=options)
+        self.is_sized = False
         self.stream.pix_fmt, self.stream.gop_size = "yuv420p", keyframe_interval
 
     def add(self, frames: Iterable[np.ndarray]) -> None:
         """Append pictures `(H, W, 3)` uint8; odd sides lose a row or column."""
         for frame in frames:
             height, width = (side // 2 * 2 for side in frame.shape[:2])
-            if not self.stream.width:
-                self.stream.height, self.stream.width = height, width
+            if not self.is_sized:  # PyAV's own size is 640 × 480, to which it would scale.
+                self.stream.height, self.stream.width, self.is_sized = height, width, True
             picture = np.ascontiguousarray(frame[:height, :width])
             self.container.mux(
                 self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
