@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 
-from ..data import WindowLoader
-
 
 class FocusedLoader:
     """Batches of one loader first, then of another; its position is that of both.
@@ -15,7 +13,7 @@ class FocusedLoader:
     go. Among all frames they are few, and words bind to objects late or never.
     """
 
-    def __init__(self, focus: WindowLoader, full: WindowLoader, focus_updates: int):
+    def __init__(self, focus: Any, full: Any, focus_updates: int):
         self.loaders, self.accumulation = (focus, full), full.accumulation
         self.focus_batches, self.count = focus_updates * full.accumulation, 0
 
