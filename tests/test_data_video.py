@@ -212,7 +212,6 @@ CODECS = {
     "libx264": {"crf": "0", "preset": "ultrafast"},
     "libx265": {"x265-params": "log-level=none:lossless=1", "preset": "ultrafast"},
     "mpeg4": {"q:v": "2"},
-    "mjpeg": {},
     "ffv1": {},
 }
 

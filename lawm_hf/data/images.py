@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
@@ -31,6 +31,7 @@ _HOLES = {"h264": 16, "hevc": 16, "mpeg4": 16, "vp9": 128, "vp8": 512, "av1": 51
 # Where a video's matrix is not BT.601, which libswscale takes by default: BT.709, FCC, BT.2020 (two
 # forms) and SMPTE 240M, by their numbers in H.273.
 _OTHER_MATRICES = {1, 4, 7, 9, 10}
+_FULL_RANGE, _BILINEAR = int(ColorRange.JPEG), int(Interpolation.BILINEAR)
 
 
 def fitted_size(width: int, height: int, size: int, resize: Resize) -> tuple[int, int]:
@@ -85,6 +86,8 @@ class Video:
         frame = 1 / (float(self.stream.average_rate or 1) * self.time_base)
         self._seek_cost = int(_SEEK_FRAMES * frame)
         self._begin = min(0, self.stream.start_time or 0)  # seeking to it finds the first frame
+        self._turn: tuple[bool, slice, slice] | None = None  # known from the first frame on
+        self._colours: dict[str, int] = {}
         self._frames: Iterator[av.VideoFrame] | None = None
         self._position: int | None = None  # presentation time of the last decoded frame
 
@@ -161,9 +164,10 @@ class Video:
             self._frames = self._decode()
         before: av.VideoFrame | None = None  # it may be nearer than the one after
         for frame in self._frames:
-            if frame.pts is None or frame.pts < time - tolerance:
+            pts = frame.pts
+            if pts is None or pts < time - tolerance:
                 continue
-            if frame.pts >= time - tolerance // 8:  # as good as exact: no look at the next one
+            if pts >= time - tolerance // 8:  # as good as exact: no look at the next one
                 break
             before = frame
         else:
@@ -181,23 +185,16 @@ class Video:
 
     def _upright(self, frame: av.VideoFrame, size: int, resize: Resize) -> np.ndarray:
         """RGB `(H, W, 3)` as a player shows it: turned, and by the video's own matrix and range."""
-        turn = _turn(frame)
-        lying = turn[0, 0] == 0
+        if self._turn is None:
+            self._turn, self._colours = _turn(frame), _colours(frame)
+        lying, rows, columns = self._turn
         shown = (frame.height, frame.width) if lying else (frame.width, frame.height)
         width, height = fitted_size(*shown, size, resize)
-        is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        target = (height, width) if lying else (width, height)
         fitted = self._reformatter.reformat(
-            frame,
-            *((height, width) if lying else (width, height)),
-            "rgb24",
-            # A target other than the source is what makes PyAV look at the source's matrix.
-            dst_colorspace=Colorspace.DEFAULT if frame.colorspace in _OTHER_MATRICES else None,
-            src_color_range=ColorRange.JPEG if is_full else None,
-            interpolation="BILINEAR",
+            frame, *target, "rgb24", interpolation=_BILINEAR, **self._colours
         ).to_ndarray()
-        if lying:
-            fitted = fitted.transpose(1, 0, 2)
-        return fitted[:: -1 if turn[:, 1].sum() < 0 else 1, :: -1 if turn[:, 0].sum() < 0 else 1]
+        return (fitted.transpose(1, 0, 2) if lying else fitted)[rows, columns]
 
 
 def _main_stream(container: InputContainer) -> VideoStream:
@@ -211,22 +208,34 @@ def _main_stream(container: InputContainer) -> VideoStream:
 def _has_hole(data: bytes, codec: str, container: str) -> bool:
     if codec not in _HOLES or not data:
         return False
+    if _EDGE not in data:
+        return not data.strip(b"\0")
     if codec in ("h264", "hevc") and not container.startswith(("mov", "matroska")):
         return bytes(512) in data  # other containers may pad between the units of a packet
-    edge = data.startswith(_EDGE) or data.endswith(_EDGE) or data == bytes(len(data))
-    return edge or bytes(_HOLES[codec]) in data
+    return data.startswith(_EDGE) or data.endswith(_EDGE) or bytes(_HOLES[codec]) in data
 
 
-def _turn(frame: av.VideoFrame) -> np.ndarray:
-    """How a player turns the frame: `(x, y) @ turn` is where a point goes, `(2, 2)` of 0 and ±1."""
+def _colours(frame: av.VideoFrame) -> dict[str, int]:
+    """What `reformat` must be told of the frame's matrix and range."""
+    found = {}
+    if frame.colorspace in _OTHER_MATRICES:
+        found["dst_colorspace"] = int(Colorspace.DEFAULT)  # one other than the source's: it looks
+    if frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj"):
+        found["src_color_range"] = _FULL_RANGE
+    return found
+
+
+def _turn(frame: av.VideoFrame) -> tuple[bool, slice, slice]:
+    """How a player turns the frame: whether x and y change places; then the order of each."""
     side: Any = frame.side_data
+    x, y = (1, 0), (0, 1)
     if (side := side.get("DISPLAYMATRIX")) is not None:
+        # (x, y) @ matrix is where a point goes, in units of 2^-16.
         matrix = np.frombuffer(bytes(side), np.int32).reshape(3, 3)[:2, :2] / (1 << 16)
-        turn = np.round(matrix).clip(-1, 1).astype(int)
-        if abs(turn).sum() != 2 or abs(turn[0]).sum() != 1 or abs(turn[:, 0]).sum() != 1:
+        x, y = np.round(matrix).astype(int).T.tolist()
+        if sorted((np.abs(x).tolist(), np.abs(y).tolist())) != [[0, 1], [1, 0]]:
             raise BadClipError(f"the video is turned by {frame.rotation} degrees")
-        return turn
-    return np.eye(2, dtype=int)
+    return x[0] == 0, slice(None, None, sum(y)), slice(None, None, sum(x))
 
 
 def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, float]:

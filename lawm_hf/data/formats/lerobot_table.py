@@ -261,7 +261,7 @@ def read_columns(file: pq.ParquetFile, path: str, columns: list[str] | None = No
     if values > _MOST_VALUES:
         raise BadClipError(f"{path} declares {values} values, more than {_MOST_VALUES}")
     try:
-        return file.read(columns=columns)
+        return file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise BadClipError(f"{path} is damaged: {error}") from error
 
