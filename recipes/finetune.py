@@ -114,6 +114,12 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
         processor = LAWMProcessor.from_pretrained(args.pretrained, subfolder="processor")
         if args.keep_action_head:
             policy = LAWMPolicy.from_pretrained(args.pretrained, subfolder="policy")
+            kept = {name: getattr(policy.config, name) for name in sizes}
+            if any(size and kept[name] and size != kept[name] for name, size in sizes.items()):
+                raise ValueError(
+                    "`keep_action_head` needs a robot of the sizes of pretraining, got "
+                    f"{sizes} after {kept}. Leave it out: what depends on them then starts afresh."
+                )
         else:
             policy = LAWMPolicy.from_latent_pretraining(args.pretrained, **sizes)
         return keep_part(policy, args.transfer), processor

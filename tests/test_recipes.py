@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -172,6 +173,39 @@ def test_kills_at_random_times_lose_nothing(name, tmp_path):
     kills = int(os.environ.get("LAWM_KILLS", "20"))
     killed = kill_runs(name, tmp_path, kills, per_run=4)
     assert killed >= kills
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_what_fails_after_the_last_update_loses_nothing(name, tmp_path, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    options = KILLED[name] | {"steps": 1, "push_to_hub": "me/it"}
+    monkeypatch.setattr("lawm_hf.training.run_log.ProgressLog.close", fail)
+    for function in ("write_card", "push_run"):
+        monkeypatch.setattr(recipe(name), function, fail)
+    run(name, tmp_path, **options)
+    for part in ("record of the run", "model card", "push"):
+        assert f"The {part} failed (RuntimeError: broken)" in caplog.text
+    assert [f.name for f in find_checkpoints(tmp_path)] == ["step_000001"]
+    saved = results(tmp_path)
+    assert len({key.split()[0] for key in saved}) == {"pretrain": 3, "finetune": 2}[name]
+
+    pushed = []
+    monkeypatch.undo()
+    monkeypatch.setattr(recipe(name), "push_run", lambda folder, to, **_: pushed.append(to))
+    run(name, tmp_path, resume=True, **options)
+    assert pushed == ["me/it"]
+    assert (tmp_path / "README.md").exists()
+    assert all(torch.equal(saved[key], value) for key, value in results(tmp_path).items())
+
+
+def test_a_kept_action_head_needs_the_robot_of_pretraining(four_straight, tmp_path):
+    module = recipe("finetune")
+    args = module.FinetuneArgs(pretrained=str(four_straight), keep_action_head=True)
+    features = SimpleNamespace(action_size=3, state_size=0, cameras=("front",))
+    with pytest.raises(ValueError, match="Leave it out"):
+        module.build_policy(args, SimpleNamespace(features=features))
 
 
 def test_an_output_folder_that_holds_a_run_is_not_overwritten_by_accident(four_straight):
