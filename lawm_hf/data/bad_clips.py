@@ -4,10 +4,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .source import Source
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +24,16 @@ def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:
     return bad > 0 and bool(bdtrc(bad - 1, seen, share) < 1e-3)
 
 
+class NamedClips(Protocol):
+    """What of a `Source` is needed here."""
+
+    name: str
+
+    def clip_name(self, clip: int) -> str:
+        """What a log message calls the clip."""
+        ...
+
+
 class BadClips:
     """Skips the bad clips of a source, names them once, and raises when they are too many.
 
@@ -35,7 +42,7 @@ class BadClips:
         max_share: Largest share that is accepted; see `too_many_bad`.
     """
 
-    def __init__(self, source: "Source", max_share: float = 0.05):
+    def __init__(self, source: NamedClips, max_share: float = 0.05):
         self.source, self.max_share = source, max_share
         self.seen: set[int] = set()
         self.bad: dict[int, str] = {}
