@@ -21,7 +21,7 @@ from lawm_hf.data.source import Source
 from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
-from lawm_hf.models.auto_lawm import new_policy
+from lawm_hf.models.auto_lawm import is_address, new_policy
 from lawm_hf.training import (
     FocusedLoader,
     TrainingArgs,
@@ -136,6 +136,8 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
     )
     if args.vision_from:
         copy_frame_encoder(policy, args.vision_from)
+    if is_address(args.policy_type):  # Weights that were trained on what this one made.
+        processor = LAWMProcessor.from_pretrained(args.policy_type)
     return policy, processor
 
 

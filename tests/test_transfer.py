@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a finetuned policy takes over from pretraining: its parts, and the world model's eyes."""
 
+import importlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from dreamer_fixtures import build
@@ -176,3 +179,14 @@ def test_options_of_pretrained_and_fresh_policies_do_not_mix(options):
     source = module.open_source(module.FinetuneArgs().source)
     with pytest.raises(ValueError, match="Leave one out"):
         module.build_policy(module.FinetuneArgs(**options), source)
+
+
+def test_a_policy_from_a_folder_brings_the_processor_that_its_weights_know(tmp_path):
+    recipe = importlib.import_module("lawm_hf.recipes.finetune")
+    config = BakuConfig.from_preset("tabletop", hidden_size=32, num_layers=1, task_embed_size=64)
+    BakuPolicy(config).save_pretrained(tmp_path)
+    LAWMProcessor(64, image_mean=(0.5, 0.5, 0.5), task_embed_size=64).save_pretrained(tmp_path)
+    features = SimpleNamespace(action_size=7, state_size=8, cameras=["front", "wrist"])
+    args = recipe.FinetuneArgs(policy_type=str(tmp_path))
+    _, processor = recipe.build_policy(args, SimpleNamespace(features=features))
+    assert processor.image_mean == (0.5, 0.5, 0.5)
