@@ -25,7 +25,9 @@ from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
 import lawm_hf.envs
+from lawm_hf import BakuConfig
 from lawm_hf.envs import ScriptedExpert, record_tabletop
+from lawm_hf.evaluation.environments import ask_environment
 from lawm_hf.evaluation.rollout import EpisodeResult
 from lawm_hf.lerobot import ReplayRobotConfig, SafeArmConfig, TabletopRobotConfig
 from lawm_hf.lerobot.robot_tabletop import ACTION_KEYS, STATE_KEYS
@@ -168,6 +170,14 @@ class RightPolicy(torch.nn.Module):
         self.tasks = batch["task"]
         assert batch["observation.images.top"].shape == (2, 3, 24, 24)
         return torch.ones(2, 1)
+
+
+def test_an_evaluation_shows_the_views_in_the_order_that_the_policys_folder_keeps():
+    config = BakuConfig(views=["wrist", "front"])
+    assert ask_environment("tabletop", config, {}, []).views == ["wrist", "front"]
+    assert ask_environment("tabletop", config, {}, ["front"]).views == ["front"]
+    with pytest.raises(ValueError, match="must be cameras of tabletop"):
+        ask_environment("tabletop", BakuConfig(views=["top"]), {}, [])
 
 
 def test_an_environment_that_does_not_report_success_is_refused(tmp_path, monkeypatch):

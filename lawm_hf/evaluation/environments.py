@@ -59,13 +59,14 @@ def ask_environment(
             the namespace `lawm_hf` have short names.
         config: Of the policy that will play.
         options: What its constructor takes.
-        views: Its cameras that the policy sees; none: all.
+        views: Its cameras in the order of training; none: as the policy knows them, or all.
 
     Raises:
         ValueError: If there is none of that name, or it and the policy do not fit.
     """
     short = {s.name.lower(): s.id for s in gymnasium.registry.values() if s.namespace == "lawm_hf"}
     environment = short.get(name, name)
+    views = views or list(getattr(config, "views", None) or [])
     env = _make(environment, options, [*short, *gymnasium.registry])
     try:
         if ask(env, "_max_episode_steps") is None:
@@ -124,7 +125,8 @@ def _check_spaces(
     for view in views:
         if view not in pixels.spaces:
             raise ValueError(
-                f"`views` must be cameras of {name}, {', '.join(pixels.spaces)}, got {view!r}."
+                f"`views` must be cameras of {name}, {', '.join(pixels.spaces)}, got {view!r}. "
+                "Name those that are, in the policy's order: --views CAMERA CAMERA."
             )
     sizes = {"action": (config.action_size, actions)}
     if config.state_size:
