@@ -226,7 +226,7 @@ def main(args: FinetuneArgs) -> None:
                         ema.step(policy.parameters())
                 optimizer.zero_grad()
             log.add({"loss": outputs.loss})
-        log.update(step, norms)
+        log.update(step, norms, loader.progress())
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)

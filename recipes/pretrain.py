@@ -218,7 +218,7 @@ def main(args: PretrainArgs) -> None:
             if latent:
                 log.add({"reconstruction": outputs.reconstruction_loss})
                 log.add({} if outputs.kl_loss is None else {"kl": outputs.kl_loss})
-        log.update(step, norms)
+        log.update(step, norms, loader.progress())
         if report and args.report_every and step % args.report_every == 0 and step < args.steps:
             with told_only("The picture of imagined frames", "The next one is tried again."):
                 report.strip(accelerator.unwrap_model(model), f"strip_{step:06d}")

@@ -271,10 +271,11 @@ def test_the_loss_in_the_log_is_the_mean_over_micro_batches(tmp_path):
     for step, losses in ((1, (1.0, 2.0)), (2, (3.0, 6.0))):
         for loss in losses:
             log.add({"loss": torch.tensor(loss)})
-        log.update(step, {"grad": float(step)})
+        log.update(step, {"grad": float(step)}, {"epoch": step / 2, "skipped": step})
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert line["loss"] == 3.0
     assert line["grad"] == 1.5
+    assert (line["epoch"], line["skipped"]) == (1.0, 2)  # as they stand
     unlock_folder(tmp_path)
 
 

@@ -76,8 +76,10 @@ class ProgressLog:
             scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
             self.values.setdefault(key, []).append(scalar)
 
-    def update(self, step: int, values: dict[str, Any]) -> None:
-        """Count an update, and `add` its values."""
+    def update(
+        self, step: int, values: dict[str, Any], progress: dict[str, float] | None = None
+    ) -> None:
+        """Count an update and `add` its values; `progress` of the data is written as it stands."""
         self.add(values)
         self.count += 1
         self.bar.update()
@@ -98,7 +100,7 @@ class ProgressLog:
         }
         if self.accelerator.is_main_process:
             with self.path.open("a") as log:
-                log.write(json.dumps({"step": step, **means, **cost}) + "\n")
+                log.write(json.dumps({"step": step, **means, **(progress or {}), **cost}) + "\n")
 
     def close(self) -> None:
         """End the bar; add hardware, time and energy to the run record."""
