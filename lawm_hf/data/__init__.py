@@ -33,7 +33,7 @@ the command line: see `lawm_hf.data.spec`.
 from .dataset import WindowDataset
 from .loader import WindowLoader, make_loader
 from .source import Features, Source
-from .spec import load, open_source
+from .spec import load, open_source, register_scheme
 from .window import WindowSpec, collate
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "load",
     "make_loader",
     "open_source",
+    "register_scheme",
 ]

@@ -8,8 +8,9 @@
     ssv2:DIR[,split=validation]                               Something-Something v2 as handed out
     wds:DIR_OR_hf://REPO/train-*.tar                          tar shards of videos
     bridge:DIR[,frame_order=,actions=false]                   BridgeData V2, raw
-    libero:DIR[,suite=libero_90,orientation=stored]           LIBERO's HDF5
+    libero:DIR[,suite=libero_90,orientation=,observed=]       LIBERO's HDF5
     folder:DIR[,captions=metadata.csv]                        any videos
+    NAME:…                                                    what `register_scheme` was told
 
 `REPO` is `user/name` or `hf://datasets/user/name`, maybe with `@revision`. Options of every scheme:
 `episodes=10:20`, `demonstrations=50` (the first, balanced over the tasks), `fraction=0.1` with
@@ -20,8 +21,10 @@
 import difflib
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Any
 
 from .dataset import WindowDataset, iterate_windows
@@ -94,6 +97,22 @@ def open_source(spec: str) -> Source:
     return source.select(**{k: _COMMON[k](v) for k, v in common.items()})
 
 
+def register_scheme(name: str, opener: Callable[..., Source]) -> None:
+    """Make `name:location[,key=value...]` a spec everywhere; the last to take a name has it.
+
+    Args:
+        name: Of letters, digits, `_` and `-`.
+        opener: `(location: str, **options: str) -> Source`; its named parameters are the options
+            that exist, besides those of every scheme.
+
+    Raises:
+        ValueError: If the name cannot stand before a colon.
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"A scheme is letters, digits, `_` and `-`, got {name!r}.")
+    _SCHEMES[name] = opener
+
+
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
     """Scheme, location and options of a spec."""
     scheme, _, rest = spec.partition(":")
@@ -101,7 +120,11 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         scheme, _, rest = spec.partition(",")
         rest = f",{rest}"
     if scheme not in _SCHEMES:
-        raise ValueError(_unknown("scheme of a data source", scheme, list(_SCHEMES)))
+        for entry in entry_points(group="lawm_hf"):  # packages that are installed
+            entry.load()
+    if scheme not in _SCHEMES:
+        unknown = _unknown("scheme of a data source", scheme, list(_SCHEMES))
+        raise ValueError(f"{unknown} A package that registers its own is imported by `--import`.")
     parts = rest.split(",")
     location, options = parts[0], {}
     for part in parts[1:]:
@@ -159,8 +182,13 @@ def _bridge(location: str, frame_order: str = "numeric", actions: str = "true") 
     return BridgeSource(location, frame_order, _parse_value(actions))  # type: ignore[arg-type]
 
 
-def _libero(location: str, suite: str | None = None, orientation: str = "rotate180") -> Source:
-    return LiberoSource(location, suite, orientation)  # type: ignore[arg-type]
+def _libero(
+    location: str,
+    suite: str | None = None,
+    orientation: str = "rotate180",
+    observed: str | None = None,
+) -> Source:
+    return LiberoSource(location, suite, orientation, observed)  # type: ignore[arg-type]
 
 
 def _ssv2(location: str, split: str = "train") -> Source:
@@ -171,7 +199,7 @@ def _shards(location: str) -> Source:
     return ShardSource(location)
 
 
-def _folder(location: str, captions: str = "metadata.csv") -> Source:
+def _folder(location: str, captions: str | None = None) -> Source:
     return FolderSource(location, captions)
 
 

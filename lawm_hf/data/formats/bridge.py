@@ -18,6 +18,7 @@ from ..lru import LRU
 from ..pickles import Call
 from ..pickles import load_pickle as load_pickle
 from ..source import BadClipError, Features, Resize, Source
+from ..text import from_path
 
 # Until then the camera lagged one step behind (bridgedata_raw_to_numpy.py of the authors).
 _LATENCY_UNTIL = "2021-07-23"
@@ -66,7 +67,7 @@ class BridgeSource(Source):
 
     def clip_name(self, clip: int) -> str:
         """Its path in the folder."""
-        return self.trajectories[clip]
+        return from_path(self.trajectories[clip])
 
     def task(self, clip: int) -> str:
         """First line of `lang.txt` that says something; often there is none."""

@@ -3,9 +3,10 @@
 
 Two traps. Pictures and states were stored *after* the step, so `obs[t]` is the result of
 `actions[t]` (LIBERO's create_dataset.py); the action that the policy should take at `obs[t]` is
-`actions[t + 1]`, and the last picture has none. And the pictures are in OpenGL's orientation,
-upside down; the LeRobot sets turned them by 180°, as must every evaluation of what was trained on
-them. Gripper: -1 opens, +1 closes.
+`actions[t + 1]`, and the last picture has none. Files that were regenerated without idle actions
+(`*_no_noops`), which lack the attributes of LIBERO's own, store them *before*. And the pictures are
+in OpenGL's orientation, upside down; the LeRobot sets turned them by 180°, as must every evaluation
+of what was trained on them. Gripper: -1 opens, +1 closes.
 """
 
 import json
@@ -19,13 +20,16 @@ import numpy as np
 from ..files import LocalFiles
 from ..images import decode_image
 from ..lru import LRU
-from ..source import Features, Resize, Source
+from ..source import BadClipError, Features, Resize, Source
+from ..text import from_path, printable
 
 logger = logging.getLogger(__name__)
 
 Orientation = Literal["rotate180", "stored"]
 _CAMERAS = {"image": "agentview_rgb", "image2": "eye_in_hand_rgb"}  # names of `lerobot/libero`
 _OPEN_FILES = 8
+_MOST_BYTES = 4 << 30  # of one camera of one demonstration
+_MOST_RATIO = 1100  # of compression: gzip reaches 1032
 
 
 class LiberoSource(Source):
@@ -35,11 +39,18 @@ class LiberoSource(Source):
         root: A folder with the suites, or of one suite.
         suite: Only files in a folder of that name, such as `libero_90`.
         orientation: `"rotate180"` as in all LeRobot sets of LIBERO, or `"stored"`.
+        observed: Whether `obs[t]` is of `"before"` or `"after"` `actions[t]`; each file tells.
     """
 
     def __init__(
-        self, root: str | Path, suite: str | None = None, orientation: Orientation = "rotate180"
+        self,
+        root: str | Path,
+        suite: str | None = None,
+        orientation: Orientation = "rotate180",
+        observed: Literal["before", "after"] | None = None,
     ):
+        if observed not in (None, "before", "after"):
+            raise ValueError(f"`observed` is before or after, got {observed!r}.")
         if orientation not in ("rotate180", "stored"):
             raise ValueError(f"`orientation` is rotate180 or stored, got {orientation!r}.")
         self.files_root, self.orientation = LocalFiles(root), orientation
@@ -55,20 +66,30 @@ class LiberoSource(Source):
         self.reopen()
         self._demos: list[tuple[str, str]] = []
         self._tasks: list[str] = []
+        self._lag: list[int] = []  # steps from an action to what was observed with it
         lengths: list[int] = []
         for path in paths:
             try:
-                data = self._open(path)["data"]
+                data = _inside(self._open(path), "data")
+                own = "problem_info" in data.attrs or "env_args" in data.attrs
+                lag = int(observed == "after" or (observed is None and own))
                 demos = sorted(data, key=lambda name: int(name.rpartition("_")[2]))
-                found = [(path, demo, len(data[demo]["actions"]) - 1) for demo in demos]
-            except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py raises any
-                logger.warning("Skipped all of %s: %s", path, error)
+                counts = [len(_numbers(_inside(data, demo, "actions"), 2)) - lag for demo in demos]
+                found = list(zip([path] * len(demos), demos, counts, strict=True))
+            except (OSError, KeyError, ValueError, RuntimeError, BadClipError) as error:  # h5py's
+                logger.warning("Skipped all of %s: %s", printable(path), error)
                 continue
             self._demos += [row[:2] for row in found]
             self._tasks += [instruction(path)] * len(found)
+            self._lag += [lag] * len(found)
             lengths += [row[2] for row in found]
         if not lengths:
             raise ValueError(f"None of the {len(paths)} files of {self.name} can be read.")
+        if regenerated := self._lag.count(0):
+            logger.info(
+                "%d of %d demonstrations of %s are regenerated: observed before each action.",
+                *(regenerated, len(lengths), self.name),
+            )
         self.lengths = np.array(lengths, np.int64)
         self.clips = np.arange(len(lengths))
         self.features = Features(20.0, tuple(_CAMERAS), state_size=8, action_size=7)
@@ -93,12 +114,12 @@ class LiberoSource(Source):
 
     def _demo(self, clip: int) -> Any:
         path, demo = self._demos[clip]
-        return self._open(path)["data"][demo]
+        return _inside(self._open(path), "data", demo)
 
     def clip_name(self, clip: int) -> str:
         """`demo_3 of libero_goal/….hdf5`."""
         path, demo = self._demos[clip]
-        return f"{demo} of {path}"
+        return from_path(f"{demo} of {path}")
 
     def task(self, clip: int) -> str:
         """See `Source.task`."""
@@ -109,7 +130,10 @@ class LiberoSource(Source):
     ) -> np.ndarray:
         """See `Source.decode`."""
         first, last = int(indices[0]), int(indices[-1])
-        frames = self._demo(clip)["obs"][_CAMERAS[camera]][first : last + 1][indices - first]
+        stored = _numbers(_inside(self._demo(clip), "obs", _CAMERAS[camera]), 4)
+        if stored.dtype != np.uint8 or stored.shape[3] != 3 or last >= len(stored):
+            raise BadClipError(f"{camera} is no {last + 1} pictures: {stored}")
+        frames = stored[first : last + 1][indices - first]
         if self.orientation == "rotate180":
             frames = frames[:, ::-1, ::-1]
         return np.stack([decode_image(np.ascontiguousarray(f), size, resize) for f in frames])
@@ -117,9 +141,36 @@ class LiberoSource(Source):
     def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """State: position (3), axis-angle (3), two fingers (2); and the actions that follow it."""
         demo = self._demo(clip)
-        keys = ("ee_pos", "ee_ori", "gripper_states")
-        state = np.concatenate([demo["obs"][k][:] for k in keys], axis=1)
-        return state[:-1].astype(np.float32), demo["actions"][1:].astype(np.float32)
+        keys, lag = ("ee_pos", "ee_ori", "gripper_states"), self._lag[clip]
+        state = np.concatenate([_numbers(_inside(demo, "obs", k), 2)[:] for k in keys], axis=1)
+        actions = _numbers(_inside(demo, "actions"), 2)[lag:]
+        if len(state) != len(actions) + lag:
+            raise BadClipError(f"{len(state)} states for {len(actions) + lag} actions")
+        return state[: len(actions)].astype(np.float32), actions.astype(np.float32)
+
+
+def _inside(group: Any, *names: str) -> Any:
+    """What lies at a path of a file, and in the file: links to other files are not followed."""
+    import h5py
+
+    for name in names:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise BadClipError(f"{name} is a link, or not there")
+        group = group[name]
+    return group
+
+
+def _numbers(data: Any, dimensions: int) -> Any:
+    """A data set of numbers that are in the file, and about as large as what is stored of it."""
+    if getattr(data, "ndim", None) != dimensions or data.dtype.kind not in "fiu":
+        raise BadClipError(f"no numbers of {dimensions} dimensions: {data}")
+    if data.is_virtual or data.external:
+        raise BadClipError(f"its numbers are in another file: {data}")
+    stored = data.id.get_storage_size()
+    chunk = int(np.prod(data.chunks or (1,))) * data.dtype.itemsize
+    if max(data.nbytes, chunk) > min(_MOST_BYTES, _MOST_RATIO * stored):
+        raise BadClipError(f"{data.nbytes} bytes declared, {stored} stored: {data}")
+    return data
 
 
 def instruction(path: str) -> str:

@@ -6,23 +6,28 @@ import fnmatch
 import io
 import json
 import logging
+import os
 import re
 import tarfile
+import unicodedata
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...writing.atomic import read_json
 from ..files import LocalFiles, open_files
 from ..images import Video, scan_video
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
+from ..text import from_path, printable
 
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".m4v")
 CAMERA = "video"
+_MOST_LABEL = 1 << 20  # bytes
 _STEADY = 0.1  # frames from where a steady rate would show it
 _SCANS = 4096  # clips whose frame times are remembered, per process
 
@@ -110,7 +115,7 @@ class SSv2Source(VideoSource):
         root = Path(root).expanduser()
         names = (f"{split}.json", f"something-something-v2-{split}.json")
         labels = _first_existing([root / d / n for d in ("labels", "") for n in names])
-        rows = json.loads(labels.read_text())
+        rows = _read_labels(labels)
         folders = [root / "20bn-something-something-v2", root / "videos", root]
         self.ids = [str(row["id"]) for row in rows]
         self.rows: list[dict[str, Any]] = rows
@@ -121,8 +126,9 @@ class SSv2Source(VideoSource):
         answers = root / "labels/test-answers.csv"
         given = {}
         if split == "test" and answers.is_file():
-            given = dict(line.split(";", 1) for line in answers.read_text().splitlines() if line)
-        tasks = [row.get("label") or given.get(str(row["id"]), "") for row in rows]
+            lines = answers.read_text(encoding="utf-8-sig").splitlines()
+            given = dict(line.split(";", 1) for line in lines if ";" in line)
+        tasks = [str(row.get("label") or "") or given.get(str(row["id"]), "") for row in rows]
         super().__init__(f"ssv2:{root},split={split}", tasks)
 
     def clip_name(self, clip: int) -> str:
@@ -138,40 +144,48 @@ class SSv2Source(VideoSource):
 class FolderSource(VideoSource):
     """Any folder of videos, searched deeply.
 
-    Instructions come from a csv with the columns `file_name` and `text` (the convention of
-    `datasets`), by default `metadata.csv` if there is one; else from the file names, with `_` and
-    `-` as spaces and a trailing number left out.
+    Instructions come from `file_name` and `text` (the convention of `datasets`) in csv or jsonl
+    files, by default every `metadata.csv` and `metadata.jsonl`, beside the videos or above; if
+    there is none, from the file names, with `_` and `-` as spaces and a trailing number left out.
 
     Args:
         root: The folder.
-        captions: The csv, relative to the folder.
+        captions: The only such file, relative to the folder.
     """
 
-    def __init__(self, root: str | Path, captions: str = "metadata.csv"):
+    def __init__(self, root: str | Path, captions: str | None = None):
         self.root = LocalFiles(root).root
         self.paths = sorted(
             p.relative_to(self.root).as_posix()
             for p in self.root.rglob("*")
-            if p.suffix.lower() in VIDEO_SUFFIXES
+            # Hidden are what an archiver of another system, or a download, leaves beside a video.
+            if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")
         )
         if not self.paths:
             raise FileNotFoundError(f"No video ({' '.join(VIDEO_SUFFIXES)}) below {self.root}.")
-        super().__init__(f"folder:{root}", self._read_tasks(self.root / captions))
+        super().__init__(f"folder:{root}", self._read_tasks(captions))
 
-    def _read_tasks(self, captions: Path) -> list[str]:
-        if not captions.is_file():
-            words = [re.sub(r"[_\-\s]+", " ", Path(p).stem) for p in self.paths]
+    def _read_tasks(self, captions: str | None) -> list[str]:
+        names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
+        files = sorted(path for name in names for path in self.root.rglob(name))
+        if captions and not files:
+            raise FileNotFoundError(f"No captions {captions} in {self.root}.")
+        if not files:
+            words = [re.sub(r"[_\-\s]+", " ", from_path(Path(p).stem)) for p in self.paths]
             return [re.sub(r"\s*\d+$", "", w).strip() for w in words]
-        with captions.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and not {"file_name", "text"} <= set(rows[0]):
-            raise ValueError(f"{captions} needs columns file_name, text; it has {list(rows[0])}.")
-        given = {row["file_name"]: (row["text"] or "").strip() for row in rows}
-        return [given.get(path, "") for path in self.paths]
+        given: dict[str, str] = {}
+        for file in files:
+            folder = file.parent.relative_to(self.root)
+            for name, text in _read_captions(file):
+                given[_same(folder / name)] = text.strip()
+        found = [_same(path) for path in self.paths]
+        if missing := sorted(set(given) - set(found)):
+            logger.warning("%d captions name no video, such as %s.", len(missing), missing[0])
+        return [given.get(path, "") for path in found]
 
     def clip_name(self, clip: int) -> str:
         """Its path in the folder."""
-        return self.paths[clip]
+        return from_path(self.paths[clip])
 
     def open(self, clip: int) -> Path:
         """See `VideoSource.open`."""
@@ -203,56 +217,112 @@ class ShardSource(VideoSource):
             self.files = np.unique([r["shard"] for r in rows], return_inverse=True)[1]
 
     def _read_index(self, shards: list[str]) -> list[dict[str, Any]]:
+        wanted = set(shards)
         try:
             lines = self.store.fetch(self.INDEX).read_text().splitlines()
+            rows = [row for row in map(json.loads, lines) if row["shard"] in wanted]
+            for row in rows:  # all there, and of their kinds
+                row |= {"offset": int(row["offset"]), "size": int(row["size"])}
+                row |= {"key": str(row["key"]), "task": str(row["task"])}
+            return rows
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            logger.warning("%s of %s is damaged: %s", self.INDEX, self.store.root, error)
         except OSError:
-            return [row for shard in shards for row in index_shard(self.store.fetch(shard), shard)]
-        wanted = set(shards)
-        return [row for row in map(json.loads, lines) if row["shard"] in wanted]
+            pass
+        return [row for shard in shards for row in index_shard(self.store.fetch(shard), shard)]
 
     def clip_name(self, clip: int) -> str:
         """`78687 in train-00003.tar`."""
-        return f"{self._rows[clip][1]} in {self._rows[clip][0]}"
+        return printable(f"{self._rows[clip][1]} in {self._rows[clip][0]}")
 
     def open(self, clip: int) -> BinaryIO:
         """See `VideoSource.open`."""
         shard, _, offset, size = self._rows[clip]
         with self.store.fetch(shard).open("rb") as file:
+            left = os.fstat(file.fileno()).st_size - offset
+            if offset < 0 or size < 0 or size > left:
+                raise BadClipError(f"the shard ends {size - left} bytes early")
             file.seek(offset)
-            data = file.read(size)
-        if len(data) < size:
-            raise BadClipError(f"the shard ends {size - len(data)} bytes early")
-        return io.BytesIO(data)
+            return io.BytesIO(file.read(size))
+
+
+class _Bounded(io.FileIO):
+    """A file of which no more is read than is there: a tar declares sizes of its own."""
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, max(left, 0)))
 
 
 def index_shard(path: Path, shard: str) -> list[dict[str, Any]]:
     """Where the videos of a shard lie, with their instructions.
 
-    A shard that is cut short yields what comes before the cut; the rest is named in the log.
+    A sample is what shares a path without its suffix, in capitals or not; a label also serves all
+    videos of its name up to the first dot (`1.json` for `1.left.mp4`, as WebDataset has it). A
+    shard that is cut short yields what comes before the cut; the rest is named in the log.
     """
     videos: dict[str, tuple[int, int]] = {}
     tasks: dict[str, str] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                key, _, suffix = Path(member.name).name.partition(".")
-                if f".{suffix}" in VIDEO_SUFFIXES:
+                key, dot, suffix = member.name.rpartition(".")
+                suffix = dot + suffix.lower()
+                if suffix in VIDEO_SUFFIXES:
                     videos[key] = member.offset_data, member.size
-                elif suffix in ("json", "txt") and (file := tar.extractfile(member)) is not None:
-                    tasks[key] = _label(file.read(), suffix)
+                elif suffix in (".json", ".txt"):
+                    try:
+                        tasks[key] = _label(tar, member, suffix)
+                    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                        logger.warning("Label %s of %s: %s", printable(member.name), shard, error)
     except (tarfile.TarError, OSError, ValueError) as error:
         logger.warning("Shard %s is damaged after %d clips: %s", shard, len(videos), error)
-    return [
-        {"shard": shard, "key": k, "offset": at, "size": size, "task": tasks.get(k, "")}
-        for k, (at, size) in videos.items()
-    ]
+    rows = []
+    for key, (at, size) in videos.items():
+        folder, slash, name = key.rpartition("/")
+        task = tasks.get(key) or tasks.get(folder + slash + name.partition(".")[0], "")
+        rows.append({"shard": shard, "key": key, "offset": at, "size": size, "task": task})
+    return rows
 
 
-def _label(data: bytes, suffix: str) -> str:
-    if suffix == "txt":
-        return data.decode().strip()
-    row = json.loads(data)
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str:
+    if not member.isreg() or member.size > _MOST_LABEL:
+        raise ValueError(f"no file of at most {_MOST_LABEL} bytes")
+    file = tar.extractfile(member)
+    text = file.read(_MOST_LABEL).decode() if file else ""
+    if suffix == ".txt":
+        return text.strip()
+    row = json.loads(text)
     return str(next((row[k] for k in ("label", "task", "text", "caption") if row.get(k)), ""))
+
+
+def _read_labels(path: Path) -> list[dict[str, Any]]:
+    """Rows of a label file of Something-Something, whose `id` is a name of a file."""
+    rows = read_json(path, list)
+    ids = [str(row["id"]) if isinstance(row, dict) and "id" in row else "" for row in rows]
+    if not all(re.fullmatch(r"[\w-]+", number) for number in ids):
+        raise ValueError(f"{path} must be a list of {{id, label}} with ids of letters and digits.")
+    return rows
+
+
+def _read_captions(path: Path) -> list[tuple[str, str]]:
+    """File names and texts of a csv or jsonl."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with a byte-order mark, as Excel writes it
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return [(str(row["file_name"]), str(row["text"] or "")) for row in rows]
+    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        raise ValueError(
+            f"{path} must be UTF-8 with `file_name` and `text` in each row, got {error!r}."
+        ) from error
+
+
+def _same(path: str | Path) -> str:
+    """A path by which two systems mean the same file: Macs decompose letters with accents."""
+    return unicodedata.normalize("NFC", Path(path).as_posix())
 
 
 def _first_existing(paths: list[Path]) -> Path:
