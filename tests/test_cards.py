@@ -221,7 +221,14 @@ def test_an_evaluation_does_not_fail_for_a_card(policy_folder, monkeypatch, capl
     add_results("someone/on-the-hub", summary(3, 4), "tabletop", "reach", SETTINGS)
 
     path = policy_folder / "README.md"
-    for damaged in ("---\nlicense: [\n---\n# mine\n", "---\nmodel-index:\n- 3\n---\n# mine\n"):
+    by_hand = "---\nmodel-index:\n- name: a\n  results:\n  - task: {type: x}\n"
+    by_hand += "    dataset: {type: y, name: z}\n    metrics:\n"
+    by_hand += "    - {type: success_rate, value: 1, args: [1]}\n---\n# mine\n"
+    for damaged in (
+        "---\nlicense: [\n---\n# mine\n",
+        "---\nmodel-index:\n- 3\n---\n# mine\n",
+        by_hand,
+    ):
         path.write_text(damaged)
         caplog.clear()
         add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
@@ -235,6 +242,17 @@ def test_an_evaluation_does_not_fail_for_a_card(policy_folder, monkeypatch, capl
     monkeypatch.setattr("lawm_hf.hub.card_file.write_text_atomic", refuse)
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
     assert "not on the model card" in caplog.text
+
+
+def test_a_push_of_a_damaged_card_names_it_and_leaves_it_alone(policy_folder, monkeypatch):
+    path = policy_folder / "README.md"
+    damaged = path.read_text().replace("license:", "license: [", 1)
+    path.write_text(damaged)
+    api = FakeApi()
+    with pytest.raises(ValueError, match=r"README\.md must begin with YAML"):
+        push(monkeypatch, policy_folder, "me/x", api)
+    assert path.read_text() == damaged
+    assert "create_commit" not in dict(api.calls)
 
 
 def test_an_evaluation_of_nothing_leaves_the_result_on_the_card(policy_folder):

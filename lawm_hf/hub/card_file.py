@@ -74,7 +74,8 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
         results=diagnostics(read_json(health, dict)) if health.exists() else "",
     )
     _write(folder / "README.md", str(card), keep=True)
-    if card.data.license == "other":
+    data: Any = card.data
+    if data.license == "other":
         licences = licence_list(data_licences(args, record))
         text = f"The code is Apache-2.0. What the weights were trained on:\n\n{licences}\n"
         _write(folder / LICENCE_FILE, text, keep=True)
@@ -131,12 +132,16 @@ def add_results(
         text = path.read_text(encoding="utf-8")
         name = (_repository(text) or Path(folder).resolve().name).split("/")[-1]
         _write(path, _with_result(text, result, plain(name)))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         logger.warning("The result is not on the model card %s: %s", path, error)
 
 
 def rename_card(path: Path, repository: str) -> None:
-    """Snippet, title and results name the repository from now on; the rest is its owner's."""
+    """Snippet, title and results name the repository from now on; the rest is its owner's.
+
+    Raises:
+        ValueError: If the metadata are damaged: the Hub would refuse them, too.
+    """
     card = path.read_text(encoding="utf-8")
     old, new = _repository(card).split("/")[-1], repository.split("/")[-1]
     card = _SNIPPET.sub(
@@ -145,7 +150,14 @@ def rename_card(path: Path, repository: str) -> None:
     if old:
         card = card.replace(f"\n# {escape(old)}\n", f"\n# {escape(new)}\n", 1)
         front = _FRONT.match(card)
-        if front and ModelCard(front[0]).data.model_name == old:
+        try:
+            data: Any = ModelCard(front[0]).data if front else None
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"{path} must begin with YAML between two lines of ---, got: {error}. Mend it, or "
+                "move it away to have a new one written. Nothing was uploaded."
+            ) from error
+        if front and data.model_name == old:
             name = yaml.safe_dump({"name": new}).strip()
             index = re.sub(r"(?<=^model-index:\n- )name: .*", name, front[0], count=1, flags=re.M)
             card = index + card[front.end() :]
@@ -179,7 +191,10 @@ def _repository(card: str) -> str:
     """What the snippet of a card loads, if it is still there."""
     found = _SNIPPET.search(card)
     loads = _LOADS.search(found[0]) if found else None
-    return ast.literal_eval(loads[2]) if loads else ""
+    try:
+        return ast.literal_eval(loads[2]) if loads else ""
+    except (SyntaxError, ValueError):  # edited to something else
+        return ""
 
 
 def _with_result(card: str, result: EvalResult, name: str) -> str:
