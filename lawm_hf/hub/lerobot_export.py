@@ -104,7 +104,8 @@ def describe_for_lerobot(
         remedy = "with `--policy.private=false`"
         check_private(hub.HfApi(), config.repo_id, licences, remedy)
     data = card_metadata(args, record, policy, licences)
-    data.datasets = sorted({dataset, *(data.datasets or [])})
+    others: Any = data.datasets or []
+    data.datasets = sorted({dataset, *others})
     data.license_link = None  # LeRobot uploads no such file.
     loads = literal(config.repo_id or "me/policy")
     text = f"""

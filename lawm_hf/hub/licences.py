@@ -107,7 +107,7 @@ def pretraining_sources(pretrained: str) -> list[str] | None:
     if Path(pretrained).name in ("policy", "world_model"):  # parts of a run
         pretrained = str(Path(pretrained).parent)
     args = read_file(pretrained, "args.yaml")
-    own = args.get("sources") or [args.get("source")]
+    own: Any = args.get("sources") or [args.get("source")]
     if not (isinstance(own, list) and all(isinstance(spec, str) for spec in own)):
         return None
     if parents(args):
