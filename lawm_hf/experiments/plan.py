@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from ..writing.atomic import read_json, run_lock, write_text_atomic
+from .processes import ending_together, run_bound
 
 # File that exists once a stage has succeeded.
 _RESULT = {
@@ -63,26 +65,27 @@ class Stage:
     @property
     def cpu_seconds(self) -> float:
         """CPU seconds it took (its last attempt, if it was interrupted)."""
-        return json.loads((self.folder / "cpu_seconds.json").read_text())
+        return read_json(self.folder / "cpu_seconds.json", float)
 
     def run(self, recipes: Path) -> None:
-        """Run the recipe on one thread, in a process of its own.
+        """Run the recipe on one thread, in a process of its own that ends with this one.
 
         Raises:
             RuntimeError: If it fails, with the end of its output.
+            BlockingIOError: If another experiment runs it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "console.txt"
         command = [sys.executable, str(recipes / f"{self.recipe}.py"), *self.arguments()]
         threads = {"LAWM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        with log.open("w") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | threads)
-            _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            tail = "\n".join(log.read_text().splitlines()[-15:])
-            raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{tail}")
-        cpu = round(usage.ru_utime + usage.ru_stime, 1)
-        (self.folder / "cpu_seconds.json").write_text(json.dumps(cpu))
+        # Not the lock of the recipe, which is taken by itself.
+        with run_lock(self.folder, ".stage.lock", patience_s=10) as lock:
+            if self.is_done:  # By another experiment, meanwhile.
+                return
+            status, cpu_seconds = run_bound(command, log, os.environ | threads, keep=lock)
+            if status:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{tail}")
+            write_text_atomic(self.folder / "cpu_seconds.json", json.dumps(round(cpu_seconds, 1)))
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,11 @@ def take_shard(runs: list[Run], shard: str) -> list[Run]:
         raise ValueError(f"`shard` must be i/n with 0 <= i < n, got {shard!r}. Try 0/2 and 1/2.")
     folders = list(dict.fromkeys(run.stages[0].folder for run in runs))
     mine = set(folders[int(index) :: int(count)])
+    if not mine:
+        raise ValueError(
+            f"`shard` must hold a run, got {shard!r} of a plan that divides into {len(folders)} "
+            f"at most. Give fewer machines, such as 0/{max(len(folders), 1)}."
+        )
     return [run for run in runs if run.stages[0].folder in mine]
 
 
@@ -240,8 +248,9 @@ def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
     running: dict[Future[None], Stage] = {}
     failures: list[str] = []
     with (
-        tqdm(total=len(stages), initial=len(stages) - len(waiting), desc="stages") as bar,
         ThreadPoolExecutor(jobs) as pool,
+        ending_together(),  # Before the pool waits for them.
+        tqdm(total=len(stages), initial=len(stages) - len(waiting), desc="stages") as bar,
     ):
         while waiting or running:
             for stage in [s for s in waiting if s.needs is None or s.needs.is_done]:

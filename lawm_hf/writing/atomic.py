@@ -5,12 +5,13 @@ import contextlib
 import json
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 _LOCK = ".lock"
-_held: dict[Path, tuple[int, int]] = {}  # Folder -> process that has locked it, descriptor.
+_held: dict[Path, tuple[int, int]] = {}  # Lock -> process that has it, descriptor.
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -69,17 +70,25 @@ def read_json[T](path: str | Path, kind: type[T] = object) -> T:
 
 
 @contextlib.contextmanager
-def run_lock(folder: str | Path) -> Iterator[None]:
+def run_lock(folder: str | Path, name: str = _LOCK, patience_s: float = 0.0) -> Iterator[int]:
     """Own a folder while the block runs; see `lock_folder`."""
-    lock_folder(folder)
+    descriptor = lock_folder(folder, name, patience_s)
     try:
-        yield
+        yield descriptor
     finally:
-        unlock_folder(folder)
+        unlock_folder(folder, name)
 
 
-def lock_folder(folder: str | Path) -> None:
+def lock_folder(folder: str | Path, name: str = _LOCK, patience_s: float = 0.0) -> int:
     """Own a folder until `unlock_folder` or the end of the process, however it ends.
+
+    Args:
+        folder: Made if it is not there.
+        name: File of the lock: owners of different ones do not mind each other.
+        patience_s: Seconds to wait for another owner: children of a killed one end a little later.
+
+    Returns:
+        The lock's descriptor; a process that inherits it keeps the lock alive.
 
     Raises:
         BlockingIOError: If somebody, this process maybe, owns it; names the process.
@@ -88,10 +97,14 @@ def lock_folder(folder: str | Path) -> None:
 
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if patience_s > 0:
+            os.close(descriptor)
+            time.sleep(0.5)
+            return lock_folder(folder, name, patience_s - 0.5)
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise BlockingIOError(
@@ -100,19 +113,19 @@ def lock_folder(folder: str | Path) -> None:
         ) from None
     except OSError as error:  # A network file system without locks.
         warnings.warn(f"{folder} cannot be locked ({error}): start one run in it.", stacklevel=2)
-    _held[folder] = os.getpid(), descriptor
+    _held[folder / name] = os.getpid(), descriptor
     with contextlib.suppress(OSError):  # A full disk: the lock holds without a name.
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+    return descriptor
 
 
-def unlock_folder(folder: str | Path) -> None:
+def unlock_folder(folder: str | Path, name: str = _LOCK) -> None:
     """Give a folder back; nothing happens if this process does not own it."""
-    folder = Path(folder).resolve()
-    if owns_folder(folder):
-        os.close(_held.pop(folder)[1])
+    if owns_folder(folder, name):
+        os.close(_held.pop(Path(folder).resolve() / name)[1])
 
 
-def owns_folder(folder: str | Path) -> bool:
+def owns_folder(folder: str | Path, name: str = _LOCK) -> bool:
     """Whether this process has locked the folder."""
-    return _held.get(Path(folder).resolve(), (None,))[0] == os.getpid()
+    return _held.get(Path(folder).resolve() / name, (None,))[0] == os.getpid()
