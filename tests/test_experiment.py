@@ -2,6 +2,11 @@
 """Experiments: plans, sharing, interruption, tables and reports."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from lawm_hf.experiments.plan import Plan, Stage, run_stages, take_shard
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables, success_matrix
+from lawm_hf.writing.atomic import lock_folder, run_lock
 
 PLANS = sorted((Path(__file__).parent.parent / "recipes/configs/experiments").glob("*.yaml"))
 
@@ -136,6 +142,12 @@ def test_shards_divide_the_runs_and_compute_no_stage_twice(tmp_path, count):
         assert shard == [run for run in runs if run in shard]
 
 
+def test_a_shard_without_runs_is_refused(tmp_path):
+    runs = make_plan(tmp_path).runs()
+    with pytest.raises(ValueError, match="got '98/99' of a plan that divides into"):
+        take_shard(runs, "98/99")
+
+
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
 def test_an_impossible_shard_is_refused(tmp_path, shard):
     with pytest.raises(ValueError, match="0 <= i < n"):
@@ -180,6 +192,67 @@ def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
     with pytest.raises(RuntimeError, match="no such data"):
         stage.run(tmp_path)
     assert not stage.is_done
+
+
+EXPERIMENT = """
+import sys
+from pathlib import Path
+from lawm_hf.experiments.plan import Run, Stage, run_stages
+stage = Stage("pretrain", {}, Path(sys.argv[1], "stage"))
+run_stages([Run("b", "p", "t", 5, 0, (stage,))], Path(sys.argv[1]), 1)
+"""
+# A stage with a worker: both write their ids, and would stay for minutes.
+STAYS = """
+import os, pathlib, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+pathlib.Path(__file__).with_name("ids").write_text(f"{os.getpid()} {worker.pid}\\n")
+time.sleep(300)
+"""
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        stat = Path("/proc", str(process_id), "stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end a child with its parent")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_ends_with_its_experiment(tmp_path, number):
+    (tmp_path / "pretrain.py").write_text(STAYS)
+    ids = tmp_path / "ids"
+    first = subprocess.Popen(
+        [sys.executable, "-c", EXPERIMENT, str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: ids.exists() and ids.read_text().endswith("\n"))
+    stage, worker = map(int, ids.read_text().split())
+    with pytest.raises(BlockingIOError, match="one writer at a time"):
+        lock_folder(tmp_path / "stage", ".stage.lock")
+    first.send_signal(number)
+    assert first.wait(timeout=60) != 0
+    wait_until(lambda: not is_alive(stage))
+    if number != signal.SIGKILL:
+        wait_until(lambda: not is_alive(worker))
+    elif is_alive(worker):
+        os.kill(worker, signal.SIGKILL)
+    assert not Stage("pretrain", {}, tmp_path / "stage").is_done
+    with run_lock(tmp_path / "stage", ".stage.lock", patience_s=10):
+        pass
+
+
+def test_a_damaged_cost_is_named(tmp_path):
+    (tmp_path / "cpu_seconds.json").write_text("")
+    with pytest.raises(ValueError, match=r"cpu_seconds\.json must hold JSON"):
+        _ = Stage("finetune", {}, tmp_path).cpu_seconds
 
 
 def filled_table(tmp_path, **changes) -> pd.DataFrame:

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from test_recipes import recipe
 
-from lawm_hf import cli
+from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor, cli
 from lawm_hf.envs.libero import setup
 from lawm_hf.envs.libero.env import axis_angle, get_task
 from lawm_hf.envs.libero.recorder import record_libero
 from lawm_hf.evaluation import environments
-from lawm_hf.evaluation.libero_doctor import CheckError, Checks, run_doctor
+from lawm_hf.evaluation.libero_doctor import CheckError, Checks, check_policy, run_doctor
 from lawm_hf.evaluation.results import Trial, read_results, start_results
 
 ASSETS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects")
@@ -152,6 +153,37 @@ def test_the_command_line_reaches_the_recorder(monkeypatch, tmp_path):
     cli.main()
     assert (told["out"], told["tasks"], told["episodes"]) == (tmp_path, [3], 7)
     assert told["fast_rendering"] is True
+
+
+@pytest.mark.parametrize("mode", ["min_max", "quantile", "identity"])
+@pytest.mark.parametrize(
+    ("opened", "closed", "is_right"), [(-1, 1, True), (1, 0, False), (0, 1, False), (0, 255, False)]
+)
+def test_the_doctor_knows_the_gripper_of_libero(tmp_path, mode, opened, closed, is_right):
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-0.6, 0.6, (60, 7)).astype(np.float32)
+    actions[:, 6] = np.where(np.arange(60) < 30, -1, 1)
+    data = actions.copy()
+    data[:, 6] = np.where(actions[:, 6] < 0, opened, closed)
+    options = {"hidden_size": 32, "num_layers": 1, "state_size": 0, "action_size": 7}
+    policy = BakuPolicy(BakuConfig.from_preset("tabletop", **options))
+    processor = LAWMProcessor(
+        image_size=64,
+        text_encoder="hashing",
+        task_embed_size=policy.config.task_embed_size,
+        action_normalization=mode,
+    )
+    told = {name: getattr(data, name)(0) for name in ("min", "max", "mean", "std")}
+    told |= {f"q{q:02}": np.quantile(data, q / 100, axis=0) for q in (1, 99)}
+    tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in told.items()}
+    processor.set_statistics({"actions": tensors})
+    policy.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    if is_right:
+        assert "fit the golden episode" in check_policy(str(tmp_path), np.zeros((60, 8)), actions)
+    else:
+        with pytest.raises(CheckError, match=r"must go from -1, open.*1 - 2 g"):
+            check_policy(str(tmp_path), np.zeros((60, 8)), actions)
 
 
 class FakeEnv:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..envs.libero import LiberoEnv, setup
 from ..envs.libero.env import CONTROL_HZ
 from ..models import LAWMPolicy, LAWMProcessor
 
 _CLOSE = np.array([0, 0, 0, 0, 0, 0, 1.0])
+_ENDS = (("min", "q01"), ("max", "q99"))
 _OUTLIER = 8.0  # A normalised state beyond this is of other data, or of other units.
 
 
@@ -217,10 +217,18 @@ def check_policy(folder: str, states: np.ndarray, actions: np.ndarray) -> str:
         _check_range("state", stats, states)
     stats = processor.action_stats or {}
     _check_range("action", stats, actions)
-    ends = processor.unnormalize_actions(torch.tensor([[-1.0] * 7, [1.0] * 7]))[:, 6]
-    if not ends[0] < ends[1]:
-        raise CheckError(f"the gripper's range is {ends.tolist()}. Finetune on gripper -1 to +1.")
+    _check_gripper_range(stats)
     return f"{config.model_type}, statistics fit the golden episode"
+
+
+def _check_gripper_range(stats: dict[str, list[float]]) -> None:
+    """The data's gripper, not the policy's: what is trained is what the data mean."""
+    ends = [(stats.get(a) or stats.get(b) or [np.nan] * 7)[6] for a, b in _ENDS]
+    if not np.abs(np.subtract(ends, (-1, 1))).max() < 0.5:
+        raise CheckError(
+            f"the gripper must go from -1, open, to +1, closed, got data of {ends[0]:.3g} to "
+            f"{ends[1]:.3g}. Convert them (g of 0, closed, to 1, open: 1 - 2 g) and finetune again."
+        )
 
 
 def _check_range(name: str, stats: dict[str, list[float]], values: np.ndarray) -> None:
