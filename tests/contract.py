@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every policy must do. A test class inherits `PolicyContract` and says which policy it is."""
+"""What every policy must do. A test class inherits `PolicyContract` and says which policy it is.
+
+Copy this file to test a policy of your own (docs/extending.md).
+"""
 
 import os
 import subprocess
@@ -81,28 +84,6 @@ class PolicyContract:
             torch.testing.assert_close(self.run(loaded, observation).actions, expected)
         assert type(AutoConfig.from_pretrained(tmp_path)) is self.policy_class.config_class
 
-    def test_a_saved_policy_loads_where_this_package_is_not_installed(self, tmp_path):
-        policy = self.policy()
-        policy.save_pretrained(tmp_path)
-        script = (
-            "import sys; sys.modules['lawm_hf'] = None\n"
-            "from transformers import AutoModel\n"
-            f"model = AutoModel.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)\n"
-            "print(type(model).__name__, sum(p.sum().item() for p in model.parameters()))"
-        )
-        environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**environment, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert result.returncode == 0, result.stderr
-        name, total = result.stdout.split()[-2:]
-        assert name == self.policy_class.__name__
-        assert float(total) == pytest.approx(sum(p.sum().item() for p in policy.parameters()))
-
     def test_an_unknown_option_is_rejected_with_a_suggestion(self):
         with pytest.raises(ValueError, match=r"chunk_sise.*Did you mean `chunk_size`"):
             self.config(chunk_sise=3)
@@ -177,15 +158,12 @@ class PolicyContract:
         inputs["actions"][:, 0] = 0.9
         assert self.run(policy, inputs).loss != expected
 
-    def test_vision_parameters_are_named(self):
+    def test_vision_is_named_and_can_be_frozen(self):
         policy = self.policy()
-        names = [
-            name
-            for name, _ in policy.named_parameters()
-            if name.startswith(policy.vision_parameter_prefixes)
-        ]
-        assert any("stem" in name for name in names)
+        names = policy.freeze_vision()
         assert len(names) < len(list(policy.parameters()))
+        frozen = [name for name, p in policy.named_parameters() if not p.requires_grad]
+        assert frozen == names
 
     # --------------------------------------------------------------------------- absent inputs
 
@@ -260,3 +238,29 @@ class PolicyContract:
         torch.testing.assert_close(
             self.run(loaded, observation).actions, self.run(policy, observation).actions
         )
+
+
+class OwnPolicyContract(PolicyContract):
+    """A policy of this package also carries its code in its folder."""
+
+    def test_a_saved_policy_loads_where_this_package_is_not_installed(self, tmp_path):
+        policy = self.policy()
+        policy.save_pretrained(tmp_path)
+        script = (
+            "import sys; sys.modules['lawm_hf'] = None\n"
+            "from transformers import AutoModel\n"
+            f"model = AutoModel.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)\n"
+            "print(type(model).__name__, sum(p.sum().item() for p in model.parameters()))"
+        )
+        environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**environment, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert result.returncode == 0, result.stderr
+        name, total = result.stdout.split()[-2:]
+        assert name == self.policy_class.__name__
+        assert float(total) == pytest.approx(sum(p.sum().item() for p in policy.parameters()))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from contract import PolicyContract, make_inputs, make_observation
+from contract import OwnPolicyContract, make_inputs, make_observation
 from safetensors.torch import save_file
 
 from lawm_hf.models import modeling_vision
@@ -28,12 +28,12 @@ PATCH = {"stem": "patch", "encoder_channels": (16,), "encoder_depths": (1,)}
 RESNET = {"stem": "resnet", "encoder_channels": (16, 32), "encoder_depths": (1, 2)}
 
 
-class TestBakuPolicy(PolicyContract):
+class TestBakuPolicy(OwnPolicyContract):
     policy_class = BakuPolicy
     options: ClassVar = {**TINY, **PATCH}
 
 
-@pytest.mark.parametrize("test", [n for n in dir(PolicyContract) if "gradient" in n])
+@pytest.mark.parametrize("test", [n for n in dir(OwnPolicyContract) if "gradient" in n])
 @pytest.mark.parametrize("kind", ["loss", "latents"])
 def test_a_resnet_trunk_learns_in_all_its_parameters(test, kind):
     contract = TestBakuPolicy()

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from contract import PolicyContract, make_inputs, make_observation
+from contract import OwnPolicyContract, make_inputs, make_observation
 
 from lawm_hf.models.configuration_diffusion import DiffusionPolicyConfig
 from lawm_hf.models.modeling_diffusion import DiffusionPolicy, repeat_last_action
@@ -28,7 +28,7 @@ TINY = {
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
-class TestDiffusionPolicy(PolicyContract):
+class TestDiffusionPolicy(OwnPolicyContract):
     policy_class = DiffusionPolicy
     options = TINY
 
