@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from contract import PolicyContract
 from world_model_contract import WorldModelContract
 
@@ -61,8 +62,8 @@ def pretrained(package):
         "sources": f"dots:{package}/clips",
         "policy_type": "dots_policy",
         "world_model_type": "dots_world",
-        "objective": "dots_smooth",
-        "objective_config": '{"smoothness": 0.1}',
+        "objective": "dots_colour",
+        "objective_config": '{"colour_weight": 0.1}',
         "policy_config": '{"action_size": 2}',
         **dict.fromkeys(("steps", "batch_size"), "8"),
         **dict.fromkeys(("chunk_size", "warmup_steps"), "4"),
@@ -95,8 +96,11 @@ def test_pretraining_reports_on_a_pair_from_elsewhere_and_its_card_names_it(pret
     assert "DotsWorldModel" in card
     assert "Dreamer" not in card
     model = LAWMForPretraining.from_pretrained(pretrained)
-    assert type(model).__name__ == "SmoothForPretraining"
-    assert model.config.smoothness == 0.1
+    assert type(model).__name__ == "ColourForPretraining"
+    assert model.config.colour_weight == 0.1
+    optimizer = torch.load(pretrained / "step_000008/optimizer.bin", weights_only=True)
+    trained = sum(len(group["params"]) for group in optimizer["param_groups"])
+    assert trained == len(list(model.parameters())), "the objective's own layer, too"
     assert json.loads((pretrained / "policy/config.json").read_text())["defined_in"] == "dots"
 
 
