@@ -17,7 +17,7 @@ from world_model_contract import WorldModelContract
 pytest.importorskip("gymnasium")
 import gymnasium
 
-from lawm_hf.arguments import parse_args
+from lawm_hf.arguments import import_packages, parse_args
 from lawm_hf.models import LAWMForPretraining, LAWMPolicy, LAWMProcessor
 
 PAGE = Path(__file__).parent.parent / "docs/extending.md"
@@ -32,7 +32,7 @@ def package(tmp_path_factory):
     for name, content in FILES.items():
         (root / name).write_text(content)
     sys.path.insert(0, str(root))
-    importlib.import_module("dots")
+    import_packages(["dots"])
     (root / "clips").mkdir()
     env = gymnasium.make("dots/Dots-v0").unwrapped
     for clip in range(24):
@@ -147,7 +147,7 @@ def test_lerobot_evaluates_a_policy_from_elsewhere(package, finetuned):
 
 @pytest.fixture(scope="class")
 def _dots(package, request):
-    dots = importlib.import_module("dots")
+    dots = sys.modules["dots"]
     request.cls.policy_class = dots.policy.DotsPolicy
     request.cls.world_model_class = dots.world_model.DotsWorldModel
 
