@@ -62,6 +62,30 @@ def test_frames_of_a_varying_rate_are_as_far_apart_as_asked(tmp_path, container)
             assert bool(sample["frame_is_pad"][k]) == (wanted > times[-1] + steps[-1] / 2)
 
 
+def test_a_picture_that_stands_still_for_a_while_is_no_damage_in_an_mp4(tmp_path):
+    times = [0, 100, 200, 300, 1400, 1500, 1600]
+    write(tmp_path / "push_it.mp4", stamped(0, 7), times)
+    source = open_source(f"folder:{tmp_path}")
+    assert (source.times(0) * 1000).round().tolist() == times
+    assert numbers(source) == list(range(7))
+
+
+def test_a_file_that_ends_within_a_frame_is_refused(tmp_path):
+    options = {"movflags": "faststart"}  # the table of frames comes first
+    with av.open(str(tmp_path / "push_it.mp4"), "w", options=options) as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for frame in stamped(0, 25):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    path = tmp_path / "push_it.mp4"
+    with av.open(str(path)) as container:
+        last = [p for p in container.demux(video=0) if p.size][20]
+    path.write_bytes(path.read_bytes()[: last.pos + last.size // 2])
+    with pytest.raises(BadClipError, match="ends within a frame"):
+        scan_video(path)
+
+
 def test_times_rounded_to_milliseconds_are_a_steady_rate(tmp_path):
     write(tmp_path / "push_it.mkv", stamped(0, 24), [round(1000 * t / 12) for t in range(24)])
     source = open_source(f"folder:{tmp_path}")

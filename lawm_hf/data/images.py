@@ -246,14 +246,15 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
     Raises:
         BadClipError: If there is no video, or frames or parts of them are missing.
     """
-    packets, time_base = [], 0.0
+    packets, time_base, has_table = [], 0.0, False
     with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
-        stream = _main_stream(container)
-        packets = [
-            (p.pts, p.is_keyframe)
-            for p in container.demux(stream)
-            if p.size and p.pts is not None and not p.is_discard  # what an edit list hides
-        ]
+        stream, has_table = _main_stream(container), container.format.name.startswith("mov")
+        for packet in container.demux(stream):
+            if packet.is_corrupt and packet.size:
+                raise BadClipError("the file ends within a frame: fetch it again")
+            # An edit list hides packets that only serve to decode others.
+            if packet.size and packet.pts is not None and not packet.is_discard:
+                packets.append((packet.pts, packet.is_keyframe))
         time_base = float(stream.time_base or 0)
     if not packets or not time_base:
         raise BadClipError("no frames")
@@ -261,8 +262,9 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
     keyframes = np.sort(times[np.array([p[1] for p in packets])])
     times = np.sort(times)
     steps = np.diff(times)
-    # A demuxer steps over damage in silence; frames are missing, and all later ones misnumbered.
-    if len(steps) and steps.max() > _LARGEST_GAP * np.median(steps):
+    # Demuxers step over damage in silence; frames are missing, and all later ones misnumbered. Not
+    # that of mp4, which has a table of all frames: there a gap is a picture that stood still.
+    if not has_table and len(steps) and steps.max() > _LARGEST_GAP * np.median(steps):
         at = times[steps.argmax()] * time_base
         raise BadClipError(f"{steps.max() * time_base:.2f} s without a frame after {at:.2f} s")
     return times, keyframes, time_base
