@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lawm_hf.data import Features, Source, WindowDataset, WindowSpec, make_loader
 from lawm_hf.data.bad_clips import too_many_bad
 from lawm_hf.data.dataset import iterate_windows
+from lawm_hf.training import FocusedLoader
 
 WINDOW = WindowSpec(chunk_size=2, image_size=2, with_frames=True)
 
@@ -324,6 +325,23 @@ def test_another_batch_or_file_list_is_refused_or_restarted_at_an_epoch():
     same = make_loader(FakeSource("a", [9] * 4), WINDOW, 4, world_size=2)
     same.load_state_dict(state)
     assert same.epochs() == {"a": 1.25}
+
+
+def test_the_focus_ends_with_the_same_update_for_any_number_of_micro_batches():
+    def make(accumulation):
+        options = {"accumulation": accumulation, "seed": 1}
+        focus, full = (
+            make_loader(FakeSource(name, [9] * 4), WINDOW, 8 // accumulation, **options)
+            for name in ("focus", "full")
+        )
+        return FocusedLoader(focus, full, 2)
+
+    expected = flat(indices(make(1), 6))
+    first, second = make(4), make(2)
+    got = indices(first, 12)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert flat([*got, *indices(second, 6)]) == expected
+    assert second.progress() == {"epoch": 6 * 8 / 32, "skipped": 0}
 
 
 def test_a_position_of_an_earlier_version_is_refused_or_restarted_at_an_epoch():
