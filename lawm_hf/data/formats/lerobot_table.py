@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import LocalFiles
+from ..files import LocalFiles, inside
 from ..source import BadClipError
 
 _LONGEST_EPISODE = 10_000_000  # frames; a larger number is an attack on the memory
@@ -105,6 +105,7 @@ def read_info(files: LocalFiles, name: str) -> Info:
         # `format` would also follow attributes and pad to gigabytes.
         if re.fullmatch(rf"(?:[^{{}}]|{_FIELD})*", template[:1000]) is None or len(template) > 1000:
             raise ValueError(f"meta/info.json of {name} has no valid path: {template[:200]!r}.")
+        inside(files.root, template)  # `fetch` checks each file; this refuses the set at once
     return found
 
 
