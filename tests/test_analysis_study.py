@@ -153,8 +153,8 @@ def test_latents_that_only_continue_their_own_beginning_do_not_compose():
     class Turning(ToyWorldModel):
         """Halfway through a roll-out, the sign of the latents turns."""
 
-        def imagine(self, state, actions):
-            return super().imagine(state, actions * sign[: actions.shape[1]])
+        def predict_frames(self, first_frame, actions):
+            return super().predict_frames(first_frame, actions * sign[: actions.shape[1]])
 
     policy = toy_policy("trained")
     policy.register_forward_hook(lambda *args: PolicyOutput(actions=args[-1].actions * sign))
