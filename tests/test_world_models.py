@@ -189,3 +189,9 @@ def test_a_folder_as_a_type_brings_its_weights(tmp_path):
     again = new_policy(str(tmp_path))
     for name, tensor in policy.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_registered_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "baku").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert type(new_policy("baku", "tabletop")).__name__ == "BakuPolicy"

@@ -19,6 +19,7 @@
 """
 
 import difflib
+import importlib
 import inspect
 import logging
 import re
@@ -121,7 +122,10 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         rest = f",{rest}"
     if scheme not in _SCHEMES:
         for entry in entry_points(group="lawm_hf"):  # packages that are installed
-            entry.load()
+            try:
+                importlib.import_module(entry.module)
+            except ImportError as error:  # for example of an optional library
+                logger.warning("The plug-in %s cannot be imported: %s", entry.value, error)
     if scheme not in _SCHEMES:
         unknown = _unknown("scheme of a data source", scheme, list(_SCHEMES))
         raise ValueError(f"{unknown} A package that registers its own is imported by `--import`.")

@@ -12,9 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from .configuration_lawm import LAWMPolicyConfig, LAWMWorldModelConfig, find_config_class
+from .configuration_lawm import (
+    LAWMPolicyConfig,
+    LAWMWorldModelConfig,
+    find_config_class,
+    registered_names,
+)
 from .configuration_pretraining import LAWMPretrainingConfig
 from .modeling_lawm import LAWMPolicy, LAWMWorldModel, load_config
 from .modeling_pretraining import LAWMForPretraining
@@ -56,7 +61,8 @@ def new_objective(
 
 def is_address(name: str) -> bool:
     """Whether a name is a folder or a Hub repository rather than a `model_type`."""
-    return "/" in name or Path(name).is_dir()
+    is_registered = any(known in CONFIG_MAPPING for known in registered_names(name))
+    return not is_registered and ("/" in name or Path(name).is_dir())
 
 
 @contextmanager

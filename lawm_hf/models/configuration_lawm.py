@@ -146,6 +146,11 @@ def load_plugins() -> dict[str, str]:
     return failed
 
 
+def registered_names(model_type: str) -> tuple[str, str]:
+    """What a `model_type` may be registered as: as it stands, or as one of ours."""
+    return model_type, f"lawm_{model_type.replace(':', '_')}"
+
+
 def find_config_class(model_type: str, base: type[StrictConfig], package: str = "") -> type:
     """The configuration registered with transformers' `AutoConfig` under a `model_type`.
 
@@ -157,7 +162,7 @@ def find_config_class(model_type: str, base: type[StrictConfig], package: str = 
     Raises:
         ValueError: If there is none of that kind, naming those there are and the remedy.
     """
-    names = (model_type, f"lawm_{model_type.replace(':', '_')}")
+    names = registered_names(model_type)
     failed: dict[str, str] = {}
     for attempt in range(2):
         for name in names:
