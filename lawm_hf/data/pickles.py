@@ -64,13 +64,16 @@ class Call:
         return np.dtype(text).newbyteorder(order)
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+_PythonsReader: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Reader(_PythonsReader):
     """Python's own reader in Python, whose memory grows with what it has read.
 
     The one in C takes what a length or a number of the memo declares before it looks for it.
     """
 
-    dispatch = {c: load for c, load in pickle._Unpickler.dispatch.items() if c in _OPCODES}  # type: ignore[attr-defined]  # noqa: RUF012
+    dispatch = {c: load for c, load in _PythonsReader.dispatch.items() if c in _OPCODES}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Call:
         """Whatever it is, it is only noted."""

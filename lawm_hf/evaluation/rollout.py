@@ -94,7 +94,8 @@ def predict(
         views: Names of the views, in the order of training.
     """
     # Scaled as the frames that the policy was trained on.
-    size, resize = policy.config.image_size, getattr(policy.config, "resize", "squash")
+    size = policy.config.image_size
+    resize: Any = getattr(policy.config, "resize", "squash")
     pixels = np.stack(
         [[decode_image(o["pixels"][v], size, resize) for v in views] for o in observations]
     )
