@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the converters write is read back frame by frame, and goes on where it was cut short."""
 
+import subprocess
 import sys
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ from data_fixtures import (
     stamped,
 )
 from PIL import Image
+from test_experiment import is_alive, wait_until
 
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, load, open_source
@@ -215,3 +217,25 @@ def test_conversion_in_processes_and_lerobot_itself_agree(tmp_path):
         assert read_stamp(frame) == (clip, t)
         np.testing.assert_allclose(item["action"], ours.low_dim(clip)[1][t])
         assert item["task"] == ours.task(clip)
+
+
+# A worker as a conversion has it: says its number, and would wait for more for ever.
+WORKER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from lawm_hf.data.convert import _end_with_parent
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_conversion_leaves_no_worker_behind():
+    parent = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE)
+    worker = int(parent.stdout.readline())
+    assert is_alive(worker)
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: not is_alive(worker))

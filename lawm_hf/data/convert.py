@@ -11,7 +11,9 @@ import functools
 import json
 import logging
 import multiprocessing
+import os
 import shutil
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -106,12 +108,20 @@ def _convert(kind: _Kind, source: Source, out: Path, how: Conversion, num_worker
         if num_workers:
             # Spawned: the encoder's threads and the source's open files do not survive a fork.
             context = multiprocessing.get_context("spawn")
-            run = stack.enter_context(ProcessPoolExecutor(num_workers, context)).map
+            pool = ProcessPoolExecutor(num_workers, context, _end_with_parent)
+            run = stack.enter_context(pool).map
         for name, bad in zip(todo, run(write, todo, todo.values()), strict=True):
             num_bad, num_seen = num_bad + len(bad), num_seen + len(todo[name])
             _check_share(source, num_bad, num_seen, bad)
             write_text_atomic(out / f".parts/{name}.json", json.dumps({"left_out": bad}))
             bar.update(len(todo[name]))
+
+
+def _end_with_parent() -> None:
+    """A killed conversion's workers must not go on writing beside its repeat."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a worker"
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _write_part(
