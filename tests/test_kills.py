@@ -174,7 +174,7 @@ import pathlib, sys, time
 result = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1], {result!r})
 time.sleep(0.1)
 result.parent.mkdir(parents=True, exist_ok=True)
-result.write_text(str(result.parts[-3:]))
+result.write_text(result.name)
 """
 
 
