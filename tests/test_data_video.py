@@ -251,6 +251,18 @@ def test_no_sound_video_is_refused(tmp_path, codec, name):
         assert source.decode(clip, "video", np.arange(36), 16, "squash").any()
 
 
+@pytest.mark.parametrize("size", [40, 300, 20_000])
+def test_room_that_an_editor_has_left_at_the_end_is_no_damage(tmp_path, size):
+    """An element `Void` of Matroska: its number, its size, zeros."""
+    whole = write(tmp_path / "a.mkv", stamped(0, 8))
+    number = (size | 1 << 14).to_bytes(2) if size < 1 << 14 else (size | 1 << 56).to_bytes(8)
+    whole.write_bytes(whole.read_bytes() + b"\xec" + number + bytes(size))
+    assert numbers(open_source(f"folder:{tmp_path}")) == list(range(8))
+    whole.write_bytes(whole.read_bytes() + bytes(40))
+    with pytest.raises(ValueError, match="can be opened"):
+        open_source(f"folder:{tmp_path}")
+
+
 @pytest.mark.parametrize("container", ["mp4", "mkv", "webm"])
 @pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9", "libx264"])
 def test_an_interrupted_download_is_refused_wherever_it_stopped(tmp_path, codec, container):

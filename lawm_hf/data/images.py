@@ -7,6 +7,7 @@ PyAV decodes: its wheels need no library of the system.
 import io
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,7 @@ _SEEK_FRAMES = 4  # frames decoded in the time a seek takes
 # forbid three; arithmetic coding leaves up to 55 in AV1 and 22 in VP8 where much is predicted.
 _EDGE = bytes(16)
 _HOLES = {"h264": 16, "hevc": 16, "mpeg4": 16, "vp9": 128, "vp8": 512, "av1": 512}
+_EBML, _TAIL = b"\x1a\x45\xdf\xa3", 1 << 20  # how Matroska begins; how much of its end is looked at
 # Where a video's matrix is not BT.601, which libswscale takes by default: BT.709, FCC, BT.2020 (two
 # forms) and SMPTE 240M, by their numbers in H.273.
 _OTHER_MATRICES = {1, 4, 7, 9, 10}
@@ -238,6 +240,29 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, slice, slice]:
     return x[0] == 0, slice(None, None, sum(y)), slice(None, None, sum(x))
 
 
+def _check_end(file: str | Path | BinaryIO) -> None:
+    """Refuse a Matroska or WebM file that ends in zeros, as an interrupted download leaves it.
+
+    Its demuxer steps over them, and what is left of the last frames has wrong times. Zeros that an
+    element `Void` announces are room that an editor has left.
+    """
+    with Path(file).open("rb") if isinstance(file, str | Path) else nullcontext(file) as data:
+        begin, size = data.read(4), data.seek(0, 2)
+        data.seek(max(0, size - _TAIL))
+        tail = data.read(_TAIL)
+        data.seek(0)
+    last = len(tail.rstrip(b"\0")) - 1
+    if begin != _EBML or len(tail) - 1 - last < 16:
+        return
+    for at in range(max(0, last - 8), last + 1):
+        if tail[at] == 0xEC and at + 1 < len(tail):  # Void, and a number as EBML writes it
+            width = 9 - tail[at + 1].bit_length()
+            number = int.from_bytes(tail[at + 1 : at + 1 + width]) & ~(1 << (7 * width))
+            if at + 1 + width + number == len(tail):
+                return
+    raise BadClipError("the file ends in zeros, as an interrupted download does: fetch it again")
+
+
 def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, float]:
     """Times of all frames and of the keyframes, and seconds per unit of time; nothing is decoded.
 
@@ -246,6 +271,7 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
     Raises:
         BadClipError: If there is no video, or frames or parts of them are missing.
     """
+    _check_end(file)
     packets, time_base, has_table = [], 0.0, False
     with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
         stream, has_table = _main_stream(container), container.format.name.startswith("mov")
