@@ -33,6 +33,9 @@ class ConvertArgs(CommandArgs):
     )
     image_size: int | None = arg(None, "re-encode to squares of this (even) side", min=2)
     resize: str = arg("squash", "how they become squares", choices=("squash", "crop"))
+    fps: float | None = arg(
+        None, "frames per second of the result, at each time the nearest frame", above=0
+    )
     clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
     num_workers: int = arg(os.cpu_count() or 1, "processes; 0: this one", min=0)
     push_to: str = arg("", "USER/NAME on the Hub: upload as a private data set")

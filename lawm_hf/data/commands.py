@@ -84,6 +84,7 @@ def run_convert(args: Any) -> None:
     how = Conversion(
         image_size=args.image_size,
         resize=args.resize,
+        fps=args.fps,
         clips_per_part=default_part if args.clips_per_part is None else args.clips_per_part,
     )
     write = write_shards if kind == "shards" else write_lerobot

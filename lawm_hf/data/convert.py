@@ -28,9 +28,10 @@ from ..writing.episode import load_episodes
 from ..writing.lerobot import LeRobotWriter
 from ..writing.video import exact_rate
 from .bad_clips import BadClipError, too_many_bad
-from .formats.videos import ShardSource, VideoSource, index_shard
+from .formats.shards import ShardSource, index_shard
+from .formats.videos import VideoSource
 from .parts import Conversion as Conversion
-from .parts import LeRobotPart, ShardPart, camera_key, vector_sizes
+from .parts import LeRobotPart, ShardPart, camera_key, same_rate, vector_sizes
 from .source import Source
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,20 @@ def write_shards(source: Source, out: str | Path, how: Conversion, num_workers: 
     out = Path(out)
     if how.image_size is None and not isinstance(source, VideoSource):
         raise ValueError(f"{source.name} has no video files to copy: pass `image_size`.")
+    if how.fps is not None:
+        if how.image_size is None:
+            raise ValueError(
+                f"Video files that are copied keep their frames, but `fps` is {how.fps:g}: pass "
+                "`image_size`, too, or leave `fps` out."
+            )
+        _check_rates(source, how.fps)
+    if source.features.action_size or len(source.features.cameras) > 1:
+        logger.warning(
+            "Shards hold video of one camera, here %s, and instructions; what else %s has is left "
+            "out. `--format lerobot` keeps it.",
+            source.features.cameras[0],
+            source.name,
+        )
     _convert(ShardPart, source, out, how, num_workers)
     shards = sorted(out.glob("train-*.tar"))
     rows = [row for shard in shards for row in index_shard(shard, shard.name)]
@@ -62,8 +77,8 @@ def write_lerobot(source: Source, out: str | Path, how: Conversion, num_workers:
     out, source = Path(out), copy.copy(source)
     if how.image_size is None:
         raise ValueError("A LeRobot set has pictures of one size: pass `image_size`.")
-    cameras, fps = _common_cameras(source), _common_rate(source)
-    source.features = replace(source.features, cameras=cameras, fps=fps)
+    cameras, fps = _common_cameras(source), _common_rate(source, how.fps)
+    source.features, how = replace(source.features, cameras=cameras), replace(how, fps=fps)
     _convert(LeRobotPart, source, out, how, num_workers)
     shape, names = [how.image_size, how.image_size, 3], ["height", "width", "channels"]
     info = {"video.fps": fps, "video.codec": "h264", "video.pix_fmt": "yuv420p"}
@@ -179,22 +194,60 @@ def _check_same_job(kind: _Kind, source: Source, out: Path, how: Conversion) -> 
         )
 
 
-def _common_rate(source: Source) -> float:
+def _common_rate(source: Source, wanted: float | None) -> float:
     """Frames per second of every clip, since a LeRobot set states one rate."""
-    rates = {}
-    for clip in source.clips.tolist():
-        with suppress(Exception):  # a clip that does not open is left out later, and named
-            rates[clip] = source.fps(clip)
-    rate = exact_rate(float(np.median(list(rates.values()) or [source.features.fps])))
-    odd = [clip for clip, fps in rates.items() if abs(fps / rate - 1) > 0.01]
-    if odd:
+    rates, varying = _rates(source)
+    rate = exact_rate(wanted or float(np.median(list(rates.values()) or [source.features.fps])))
+    odd = [clip for clip, fps in rates.items() if not same_rate(fps, float(rate))]
+    if odd and wanted is None:
+        slowest = float(exact_rate(min(rates.values())))
         raise ValueError(
             f"All clips of a LeRobot set are of one rate, but {len(odd)} of {len(rates)} are not "
             f"of {float(rate):g} frames per second, such as {source.clip_name(odd[0])} of "
-            f"{rates[odd[0]]:g}. Convert the clips of each rate to a set of their own, or pass "
-            "`--format shards`, which keeps the rate of each clip."
+            f"{rates[odd[0]]:g}. Pass `--fps {slowest:g}` to take the frames nearest to those "
+            "times, convert the clips of each rate to a set of their own, or pass `--format "
+            "shards`, which keeps the times of all frames."
+        )
+    if wanted is not None:
+        _check_rates(source, float(rate))
+    if varying:
+        logger.warning(
+            "The rate of %d of %d clips varies, such as in %s: of these the frames nearest to %g "
+            "per second are taken. `--format shards` keeps the times of all frames.",
+            *(len(varying), len(rates), source.clip_name(varying[0]), float(rate)),
         )
     return rate.numerator if rate.denominator == 1 else float(rate)
+
+
+def _rates(source: Source) -> tuple[dict[int, float], list[int]]:
+    """Usual rates of the clips, and which of them vary."""
+    rates, varying = {}, []
+    for clip in source.clips.tolist():
+        with suppress(Exception):  # a clip that does not open is left out later, and named
+            rates[clip], times = source.fps(clip), source.times(clip)
+            if times is not None:
+                rates[clip] = float(1 / np.median(np.diff(times)))  # pauses do not count
+                varying.append(clip)
+    return rates, varying
+
+
+def _check_rates(source: Source, fps: float) -> None:
+    """Refuse a rate of which there are no frames, or no actions."""
+    rates, _ = _rates(source)
+    slow = [clip for clip, rate in rates.items() if rate < fps and not same_rate(rate, fps)]
+    if slow:
+        raise ValueError(
+            f"`fps` must not exceed the rate of a clip, else frames repeat as if nothing moved, "
+            f"got {fps:g}, and {len(slow)} of {len(rates)} clips are slower, such as "
+            f"{source.clip_name(slow[0])} of {rates[slow[0]]:g}. Pass at most "
+            f"{min(rates.values()):g}."
+        )
+    odd = [clip for clip, rate in rates.items() if not same_rate(rate, fps)]
+    if odd and vector_sizes(source):
+        raise ValueError(
+            f"States and actions belong to the frames as recorded, so `fps` must be that of "
+            f"{source.name}, {rates[odd[0]]:g}, got {fps:g}. Leave `fps` out."
+        )
 
 
 def _common_cameras(source: Source) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ..writing.episode import Episode, byte_histogram, save_episodes
 from ..writing.lerobot import VIDEO_PATH
 from ..writing.video import VideoWriter
 from .formats.videos import VideoSource
-from .source import BadClipError, Resize, Source
+from .source import BadClipError, Resize, Source, nearest_frames
 
 _STATE, _ACTION = "observation.state", "action"
 
@@ -28,6 +28,8 @@ class Conversion:
         resize: See `WindowSpec`.
         keyframe_interval: Frames from one keyframe to the next: the smaller, the cheaper a window.
         crf: Quality of H.264, 0 (lossless) to 51.
+        fps: Frames per second of the result: at each time the nearest frame. None keeps the frames
+            and their times, which a LeRobot set can hold only if all are of one rate.
         clips_per_part: Clips in one shard, or one mp4. 1000 clips of Something-Something are 90 MB:
             resuming a remote shard costs at most one download of it.
     """
@@ -36,6 +38,7 @@ class Conversion:
     resize: Resize = "squash"
     keyframe_interval: int = 8
     crf: int = 20
+    fps: float | None = None
     clips_per_part: int = 1000
 
     def __post_init__(self):
@@ -44,16 +47,30 @@ class Conversion:
         if self.clips_per_part < 1:
             raise ValueError(f"`clips_per_part` must be at least 1, got {self.clips_per_part}.")
 
-    def read(self, source: Source, clip: int, camera: str) -> np.ndarray:
-        """All frames of a clip, `(T, S, S, 3)` uint8."""
-        assert self.image_size is not None, "frames are only decoded to be resized"
-        indices = np.arange(source.length(clip))
-        frames = source.decode(clip, camera, indices, self.image_size, self.resize)
-        return frames.transpose(0, 2, 3, 1)
+    def frames(self, source: Source, clip: int) -> np.ndarray:
+        """Numbers of the frames to write, ascending, maybe with repeats, `(T,)`."""
+        length, times = source.length(clip), source.times(clip)
+        if self.fps is None or (times is None and same_rate(source.fps(clip), self.fps)):
+            return np.arange(length)
+        rate = source.fps(clip)
+        end = (length - 1) / rate if times is None else times[-1]
+        steps = np.arange(int(end * self.fps + 0.5) + 1)
+        if times is not None:
+            return nearest_frames(times, steps / self.fps)
+        counted = np.floor(steps * (1 / self.fps) * rate + 0.5).astype(np.int64)  # as windows do
+        return np.minimum(counted, length - 1)
 
-    def video(self, file: Any, fps: float) -> VideoWriter:
+    def read(self, source: Source, clip: int, camera: str, frames: np.ndarray) -> np.ndarray:
+        """Frames of a clip, by their numbers, `(T, S, S, 3)` uint8."""
+        assert self.image_size is not None, "frames are only decoded to be resized"
+        indices, places = np.unique(frames, return_inverse=True)
+        pictures = source.decode(clip, camera, indices, self.image_size, self.resize)
+        return pictures.transpose(0, 2, 3, 1)[places]
+
+    def video(self, file: Any, fps: float, varies: bool = False) -> VideoWriter:
         """A video of this quality."""
-        return VideoWriter(file, fps, crf=self.crf, keyframe_interval=self.keyframe_interval)
+        interval = self.keyframe_interval
+        return VideoWriter(file, fps, crf=self.crf, keyframe_interval=interval, varies=varies)
 
 
 class ShardPart:
@@ -68,7 +85,13 @@ class ShardPart:
     @staticmethod
     def read(source: Source, clip: int, how: Conversion) -> dict[str, bytes]:
         """The files of a clip, by suffix."""
-        label = {"label": source.task(clip), "name": source.clip_name(clip)}
+        frames = how.frames(source, clip)
+        tasks = [source.task_at(clip, frame) for frame in frames.tolist()]
+        label: dict[str, Any] = {"label": tasks[0], "name": source.clip_name(clip)}
+        if len(set(tasks)) > 1:  # from which frame on which
+            label["tasks"] = [
+                [n, task] for n, task in enumerate(tasks) if not n or task != tasks[n - 1]
+            ]
         if how.image_size is None:
             assert isinstance(source, VideoSource), "checked by `write_shards`"
             source.length(clip)  # raises if it is no video
@@ -77,8 +100,9 @@ class ShardPart:
             data = file.read_bytes() if isinstance(file, Path) else file.read()
         else:
             suffix, buffer = "mp4", io.BytesIO()
-            video = how.video(buffer, source.fps(clip))
-            video.add(how.read(source, clip, source.features.cameras[0]))
+            times = source.times(clip) if how.fps is None else None
+            video = how.video(buffer, how.fps or source.fps(clip), varies=times is not None)
+            video.add(how.read(source, clip, source.features.cameras[0], frames), times)
             video.close()
             data = buffer.getvalue()
         return {"json": json.dumps(label).encode(), suffix: data}
@@ -102,22 +126,28 @@ class LeRobotPart:
     PATH = ".parts/{}.safetensors"
 
     def __init__(self, source: Source, out: Path, name: str, how: Conversion):
-        self.fps, self.how, self.out, self.name = source.features.fps, how, out, name
+        assert how.fps is not None, "set by `write_lerobot`"
+        self.fps, self.how, self.out, self.name = how.fps, how, out, name
         self.videos: dict[Path, VideoWriter] = {}
         self.episodes: list[Episode] = []
 
     @staticmethod
     def read(source: Source, clip: int, how: Conversion) -> tuple[Episode, dict[str, np.ndarray]]:
         """A clip, and its frames by LeRobot's names of the cameras."""
-        episode = Episode(source.task(clip), source.length(clip))
+        numbers = how.frames(source, clip)
+        tasks = [source.task_at(clip, number) for number in numbers.tolist()]
+        episode = Episode(tasks[0], len(tasks), tasks=tasks if len(set(tasks)) > 1 else [])
         state, actions = source.low_dim(clip)
         values = {_STATE: state, _ACTION: actions}
         for name, size in vector_sizes(source).items():
             found, wanted = values[name], (episode.length, size)
             if found is None or found.shape != wanted or not np.isfinite(found).all():
                 raise BadClipError(f"{name} is not finite numbers of shape {wanted}")
+            if source.times(clip) is not None:
+                raise BadClipError(f"its rate varies, and {name} cannot be taken at other times")
             episode.vectors[name] = found.astype(np.float32)
-        frames = {camera_key(c): how.read(source, clip, c) for c in source.features.cameras}
+        cameras = source.features.cameras
+        frames = {camera_key(c): how.read(source, clip, c, numbers) for c in cameras}
         for key, pictures in frames.items():
             episode.histograms[key] = np.sum([byte_histogram(p) for p in pictures], axis=0)
         return episode, frames
@@ -139,6 +169,11 @@ class LeRobotPart:
             video.close()
             path.with_suffix(".partial").replace(path)
         save_episodes(self.episodes, self.out / self.PATH.format(self.name))
+
+
+def same_rate(fps: float, other: float) -> bool:
+    """Whether two measured rates are one, to 1 %."""
+    return abs(fps / other - 1) <= 0.01
 
 
 def camera_key(camera: str) -> str:

@@ -241,6 +241,17 @@ class Source(ABC):
         return digest.hexdigest()[:16]
 
 
+def nearest_frames(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Numbers of the frames nearest to the seconds wanted.
+
+    Args:
+        times: Seconds of all frames, ascending, `(T,)`.
+        wanted: Seconds, `(n,)`.
+    """
+    after = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
+    return after - (wanted - times[after - 1] < times[after] - wanted)
+
+
 def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics over the rows of `(n, P)`; each `(P,)`, float32."""
     q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)

@@ -33,7 +33,8 @@ from .files import LocalFiles, open_files
 from .formats.bridge import BridgeSource
 from .formats.lerobot import LeRobotSource
 from .formats.libero import LiberoSource, suite_tasks
-from .formats.videos import FolderSource, ShardSource, SSv2Source
+from .formats.shards import ShardSource
+from .formats.videos import FolderSource, SSv2Source
 from .source import Source, pick_camera
 from .window import WindowSpec
 

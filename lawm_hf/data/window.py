@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .bad_clips import BadClipError
-from .source import Source, pick_camera
+from .source import Source, nearest_frames, pick_camera
 
 Sample = dict[str, Any]
 
@@ -159,9 +159,7 @@ class WindowReader:
             return np.minimum(indices, last), indices > last
         steps = np.arange(self.window.chunk_size + 1)
         wanted = times[start] + steps * (self.window.frame_interval_s or 0)
-        after = np.clip(np.searchsorted(times, wanted), 1, last)
-        indices = after - (wanted - times[after - 1] < times[after] - wanted)  # the nearest
-        return indices, wanted > _end(times)
+        return nearest_frames(times, wanted), wanted > _end(times)
 
     def _times(self, clip: int) -> np.ndarray | None:
         """Seconds of each frame, where counting frames would not keep the interval."""

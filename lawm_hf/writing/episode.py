@@ -20,12 +20,13 @@ class Episode:
     """One recorded episode of `T` frames.
 
     Args:
-        task: The instruction.
+        task: The (first) instruction.
         length: Frames `T`.
         vectors: Features of shape `(T, size)`, float32.
         images: Features that are pictures in the table: `T` PNG files each.
         histograms: For each camera, how often each byte value occurs, `(3, 256)`.
         truth: Further columns for `meta/<robot_type>_truth.parquet`, `T` rows each.
+        tasks: The instruction of each frame, `T` of them, if it changes; else none.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Episode:
     images: dict[str, list[bytes]] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     truth: dict[str, Any] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
 
     @classmethod
     def from_views(

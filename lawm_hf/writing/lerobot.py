@@ -64,14 +64,15 @@ class LeRobotWriter:
     def add(self, episode: Episode) -> None:
         """Append one episode."""
         length, index = episode.length, len(self._episodes)
-        task_index = self.tasks.setdefault(episode.task, len(self.tasks))
+        tasks = episode.tasks or [episode.task] * length
+        task_index = [self.tasks.setdefault(task, len(self.tasks)) for task in tasks]
         frame = np.arange(length, dtype=np.int64)
         columns = episode.vectors | {
             "timestamp": (frame / self.fps).astype(np.float32),
             "frame_index": frame,
             "episode_index": np.full(length, index, np.int64),
             "index": self._num_frames + frame,
-            "task_index": np.full(length, task_index, np.int64),
+            "task_index": np.array(task_index, np.int64),
         }
         arrays = [
             _images(episode.images[name]) if name in episode.images else _numbers(columns[name])
@@ -83,10 +84,10 @@ class LeRobotWriter:
             self._columns.setdefault(name, []).append(values)
         for name, counts in episode.histograms.items():
             self._histograms[name] = self._histograms.get(name, 0) + counts
-        self._episodes.append(self._episode_row(index, episode.task, length))
+        self._episodes.append(self._episode_row(index, [*dict.fromkeys(tasks)], length))
         if episode.truth:
             self._truth.append({"episode_index": columns["episode_index"], "frame_index": frame})
-            self._truth[-1] |= {"task": [episode.task] * length} | episode.truth
+            self._truth[-1] |= {"task": tasks} | episode.truth
         self._num_frames += length
         self._file_frames += length
 
@@ -117,11 +118,11 @@ class LeRobotWriter:
             self._file = pq.ParquetWriter(path, self._schema, use_dictionary=False)
         return self._file
 
-    def _episode_row(self, index: int, task: str, length: int) -> dict[str, Any]:
+    def _episode_row(self, index: int, tasks: list[str], length: int) -> dict[str, Any]:
         begin = self._file_frames / self.fps
         row: dict[str, Any] = {
             "episode_index": index,
-            "tasks": [task],
+            "tasks": tasks,
             "length": length,
             "data/chunk_index": 0,
             "data/file_index": self._file_index,

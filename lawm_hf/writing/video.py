@@ -8,6 +8,8 @@ from typing import BinaryIO
 import av
 import numpy as np
 
+_CLOCK = 90_000  # ticks per second of frames with times of their own, as MPEG has it
+
 
 class VideoWriter:
     """One H.264 mp4 of pictures of one size.
@@ -17,28 +19,39 @@ class VideoWriter:
         fps: Frames per second, see `exact_rate`.
         crf: Quality, 0 (lossless) to 51.
         keyframe_interval: Frames from one keyframe to the next: the smaller, the cheaper a window.
+        varies: Each frame comes with its own time; `fps` is but their mean rate.
     """
 
     def __init__(
-        self, file: str | BinaryIO, fps: float, *, crf: int = 20, keyframe_interval: int = 8
+        self,
+        file: str | BinaryIO,
+        fps: float,
+        *,
+        crf: int = 20,
+        keyframe_interval: int = 8,
+        varies: bool = False,
     ):
         self.container = av.open(file, "w", format="mp4")
         # Decoding costs the trainer: half as much without CABAC and deblocking, for 10 % of bytes.
         options = {"crf": str(crf), "preset": "fast", "tune": "fastdecode"}
         self.stream = self.container.add_stream("libx264", rate=exact_rate(fps), options=options)
+        if varies:
+            self.stream.codec_context.time_base = Fraction(1, _CLOCK)
         self.is_sized = False
         self.stream.pix_fmt, self.stream.gop_size = "yuv420p", keyframe_interval
 
-    def add(self, frames: Iterable[np.ndarray]) -> None:
-        """Append pictures `(H, W, 3)` uint8; odd sides lose a row or column."""
-        for frame in frames:
+    def add(self, frames: Iterable[np.ndarray], times: np.ndarray | None = None) -> None:
+        """Append pictures `(H, W, 3)` uint8, maybe with their seconds; odd sides lose a line."""
+        for number, frame in enumerate(frames):
             height, width = (side // 2 * 2 for side in frame.shape[:2])
             if not self.is_sized:  # PyAV's own size is 640 × 480, to which it would scale.
                 self.stream.height, self.stream.width, self.is_sized = height, width, True
             picture = np.ascontiguousarray(frame[:height, :width])
-            self.container.mux(
-                self.stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
-            )
+            video_frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times is not None:
+                video_frame.pts = round(times[number] * _CLOCK)
+                video_frame.time_base = Fraction(1, _CLOCK)
+            self.container.mux(self.stream.encode(video_frame))
 
     def close(self) -> None:
         """Finish the file, which holds a picture at least."""

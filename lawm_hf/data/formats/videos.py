@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources whose clips are video files: Something-Something v2, tar shards, any folder of videos."""
+"""Sources whose clips are video files: Something-Something v2, any folder of videos."""
 
 import csv
-import fnmatch
 import io
 import json
 import logging
-import os
 import re
-import tarfile
 import unicodedata
 from abc import abstractmethod
 from pathlib import Path
@@ -17,17 +14,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...writing.atomic import read_json
-from ..files import LocalFiles, open_files
+from ..files import LocalFiles
 from ..images import Video, scan_video
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
-from ..text import from_path, printable
+from ..text import from_path
 
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".m4v")
 CAMERA = "video"
-_MOST_LABEL = 1 << 20  # bytes
 _STEADY = 0.1  # frames from where a steady rate would show it
 _SCANS = 4096  # clips whose frame times are remembered, per process
 
@@ -190,110 +186,6 @@ class FolderSource(VideoSource):
     def open(self, clip: int) -> Path:
         """See `VideoSource.open`."""
         return self.root / self.paths[clip]
-
-
-class ShardSource(VideoSource):
-    """Uncompressed tar shards of `{key}.json` (or `.txt`) and `{key}.webm` (or `.mp4`, …).
-
-    `index.jsonl` beside the shards, as `lawm-hf convert` writes it, says where each clip is.
-    Without it every shard is looked through once; a remote set is downloaded for that.
-
-    Args:
-        pattern: `DIR/train-*.tar`, or `hf://datasets/user/name[@revision]/train-*.tar`.
-    """
-
-    INDEX = "index.jsonl"
-
-    def __init__(self, pattern: str):
-        folder, _, glob = pattern.rpartition("/")
-        self.store = open_files(folder or ".")
-        shards = [s for s in self.store.list("", ".tar") if fnmatch.fnmatch(s, glob)]
-        if not shards:
-            raise FileNotFoundError(f"No file matches {glob} in {folder or 'this folder'}.")
-        rows = self._read_index(shards)
-        self._rows = [(r["shard"], r["key"], r["offset"], r["size"]) for r in rows]
-        super().__init__(f"wds:{pattern}", [r["task"] for r in rows])
-        if self.store.is_remote:
-            self.files = np.unique([r["shard"] for r in rows], return_inverse=True)[1]
-
-    def _read_index(self, shards: list[str]) -> list[dict[str, Any]]:
-        wanted = set(shards)
-        try:
-            lines = self.store.fetch(self.INDEX).read_text().splitlines()
-            rows = [row for row in map(json.loads, lines) if row["shard"] in wanted]
-            for row in rows:  # all there, and of their kinds
-                row |= {"offset": int(row["offset"]), "size": int(row["size"])}
-                row |= {"key": str(row["key"]), "task": str(row["task"])}
-            return rows
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            logger.warning("%s of %s is damaged: %s", self.INDEX, self.store.root, error)
-        except OSError:
-            pass
-        return [row for shard in shards for row in index_shard(self.store.fetch(shard), shard)]
-
-    def clip_name(self, clip: int) -> str:
-        """`78687 in train-00003.tar`."""
-        return printable(f"{self._rows[clip][1]} in {self._rows[clip][0]}")
-
-    def open(self, clip: int) -> BinaryIO:
-        """See `VideoSource.open`."""
-        shard, _, offset, size = self._rows[clip]
-        with self.store.fetch(shard).open("rb") as file:
-            left = os.fstat(file.fileno()).st_size - offset
-            if offset < 0 or size < 0 or size > left:
-                raise BadClipError(f"the shard ends {size - left} bytes early")
-            file.seek(offset)
-            return io.BytesIO(file.read(size))
-
-
-class _Bounded(io.FileIO):
-    """A file of which no more is read than is there: a tar declares sizes of its own."""
-
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
-        left = os.fstat(self.fileno()).st_size - self.tell()
-        return super().read(left if size is None or size < 0 else min(size, max(left, 0)))
-
-
-def index_shard(path: Path, shard: str) -> list[dict[str, Any]]:
-    """Where the videos of a shard lie, with their instructions.
-
-    A sample is what shares a path without its suffix, in capitals or not; a label also serves all
-    videos of its name up to the first dot (`1.json` for `1.left.mp4`, as WebDataset has it). A
-    shard that is cut short yields what comes before the cut; the rest is named in the log.
-    """
-    videos: dict[str, tuple[int, int]] = {}
-    tasks: dict[str, str] = {}
-    try:
-        with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, dot, suffix = member.name.rpartition(".")
-                suffix = dot + suffix.lower()
-                if suffix in VIDEO_SUFFIXES:
-                    videos[key] = member.offset_data, member.size
-                elif suffix in (".json", ".txt"):
-                    try:
-                        tasks[key] = _label(tar, member, suffix)
-                    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                        logger.warning("Label %s of %s: %s", printable(member.name), shard, error)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        logger.warning("Shard %s is damaged after %d clips: %s", shard, len(videos), error)
-    rows = []
-    for key, (at, size) in videos.items():
-        folder, slash, name = key.rpartition("/")
-        task = tasks.get(key) or tasks.get(folder + slash + name.partition(".")[0], "")
-        rows.append({"shard": shard, "key": key, "offset": at, "size": size, "task": task})
-    return rows
-
-
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> str:
-    if not member.isreg() or member.size > _MOST_LABEL:
-        raise ValueError(f"no file of at most {_MOST_LABEL} bytes")
-    file = tar.extractfile(member)
-    text = file.read(_MOST_LABEL).decode() if file else ""
-    if suffix == ".txt":
-        return text.strip()
-    row = json.loads(text)
-    return str(next((row[k] for k in ("label", "task", "text", "caption") if row.get(k)), ""))
 
 
 def _read_labels(path: Path) -> list[dict[str, Any]]:
