@@ -39,7 +39,7 @@ class ConvertArgs(CommandArgs):
     clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
     num_workers: int = arg(os.cpu_count() or 1, "processes; 0: this one", min=0)
     push_to: str = arg("", "USER/NAME on the Hub: upload as a private data set")
-    public: bool = arg(False, "with push_to: not private")
+    public: bool = arg(False, "with push_to: not private, if the licence of the data allows it")
 
 
 @dataclass
@@ -114,8 +114,15 @@ def _inspect(args: InspectArgs) -> None:
 
 def _convert(args: ConvertArgs) -> None:
     from .data.commands import run_convert
+    from .hub.data_set import check_publication, describe_set, push_set
 
+    spec = f"{args.kind}:{args.src}"
+    if args.push_to:
+        check_publication(spec, args.push_to, args.public)
     run_convert(args)
+    describe_set(args.out, spec)
+    if args.push_to:
+        push_set(args.out, args.push_to, private=not args.public)
 
 
 _RECIPES = {

@@ -4,6 +4,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from test_experiment import is_alive, wait_until
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, load, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+from lawm_hf.hub.licences import SSV2, licence
 
 WINDOW = WindowSpec(chunk_size=3, image_size=64, with_frames=True)
 
@@ -56,7 +58,7 @@ def test_ssv2_becomes_shards_as_they_are_or_encoded_anew(tmp_path, monkeypatch, 
     dataset = load(f"wds:{out}/train-*.tar", WINDOW)
     assert len(dataset) == sum(13 + i for i in range(6))
     check_frames(dataset, lambda clip: clip)
-    assert "licensed for research" in (out / "README.md").read_text()
+    assert "not redistributable" in (out / "README.md").read_text()
     (out / "index.jsonl").unlink()  # is only a shortcut
     assert len(load(f"wds:{out}/train-*.tar", WINDOW)) == len(dataset)
 
@@ -186,12 +188,51 @@ def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):
         def upload_large_folder(self, **options):
             calls.append(options["ignore_patterns"])
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("lawm_hf.hub.HfApi", Api)
     build_folder(tmp_path / "videos", 1)
     common = ["convert", "folder", tmp_path / "videos", "--num_workers", 0, "--push-to", "me/set"]
     run(monkeypatch, *common, "--out", tmp_path / "a")
     run(monkeypatch, *common, "--out", tmp_path / "b", "--public")
     assert calls == [("me/set", True), [".parts/*"], ("me/set", False), [".parts/*"]]
+
+
+def test_frames_of_something_something_do_not_become_public(tmp_path, monkeypatch, capsys):
+    uploads, public = [], set()
+
+    class Api:
+        def repo_info(self, repo, **options):
+            return SimpleNamespace(private=repo not in public)
+
+        def create_repo(self, repo, **options):
+            pass
+
+        def upload_large_folder(self, **options):
+            uploads.append(options["repo_id"])
+
+    monkeypatch.setattr("lawm_hf.hub.HfApi", Api)
+    raw, first, second = build_ssv2(tmp_path / "raw", 2), tmp_path / "first", tmp_path / "second"
+    common = ["--num_workers", 0, "--push_to", "me/set"]
+    command = ["convert", "ssv2", raw, "--out", first, *common]
+
+    def is_refused(*arguments):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, *arguments)
+        assert "research use only, not redistributable" in capsys.readouterr().err
+        assert not uploads
+
+    is_refused(*command, "--public")
+    assert not first.exists()
+    public.add("me/set")  # it exists already, and is
+    is_refused(*command)
+    public.clear()
+    run(monkeypatch, *command)
+    assert uploads.pop() == "me/set"
+    # Converted once more, under a name that tells nothing, as video or as a robot's set.
+    again = ["convert", "wds", f"{first}/train-*.tar", "--out", second]
+    is_refused(*again, *common, "--public")
+    run(monkeypatch, *again, "--num_workers", 0, "--format", "lerobot", "--image_size", 64)
+    is_refused("convert", "lerobot", second, "--out", tmp_path / "third", *common, "--public")
+    assert licence(f"lerobot:{second},episodes=:1") is SSV2
 
 
 def test_inspect_prints_the_facts_and_draws_a_contact_sheet(tmp_path, monkeypatch, capsys):

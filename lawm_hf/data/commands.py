@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf data inspect SPEC` and `lawm-hf convert KIND SRC --out DIR`."""
 
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 from PIL import Image
 
@@ -15,8 +13,6 @@ from .source import Source
 from .spec import open_source
 from .text import printable
 
-_SSV2_LICENCE = """Something-Something V2 is licensed for research by Qualcomm and may not be passed
-on. Keep copies private. Weights trained on it should say so."""
 _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 
 
@@ -77,7 +73,7 @@ def contact_sheet(source: Source) -> Image.Image:
 
 
 def run_convert(args: Any) -> None:
-    """Convert, say what was left out, and upload if asked."""
+    """Convert, and say what was left out."""
     source = open_source(f"{args.kind}:{args.src}")
     kind = args.format or ("shards" if isinstance(source, VideoSource) else "lerobot")
     default_part = 1000 if kind == "shards" else 100
@@ -89,21 +85,7 @@ def run_convert(args: Any) -> None:
     )
     write = write_shards if kind == "shards" else write_lerobot
     write(source, args.out, how, args.num_workers)
-    licence = _SSV2_LICENCE if args.kind == "ssv2" else "See the licence of the original data."
-    card = f"# {source.name.partition(':')[0]}, converted by lawm_hf\n\n{licence}\n"
-    (args.out / "README.md").write_text(card)
     skipped = left_out(args.out)
     print(f"Wrote {len(source.clips) - len(skipped)} clips to {args.out}.")  # noqa: T201
     for line in skipped:
         print(f"Left out {printable(line)}")  # noqa: T201
-    if args.push_to:
-        push(args.out, args.push_to, private=not args.public)
-
-
-def push(folder: Path, repo: str, *, private: bool) -> None:
-    """Upload the folder as a data set repository; resumable."""
-    api = huggingface_hub.HfApi()
-    api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_large_folder(
-        repo_id=repo, folder_path=folder, repo_type="dataset", ignore_patterns=[".parts/*"]
-    )

@@ -15,6 +15,8 @@ from .text import plain
 
 logger = logging.getLogger(__name__)
 
+ORIGIN_FILE = "source.json"  # of a converted set: what it was made of
+
 
 @dataclass(frozen=True)
 class Licence:
@@ -62,10 +64,28 @@ def licence(spec: str) -> Licence:
         return known[scheme]
     name = spec.lower()
     # Converted, or pretrained on: the first must not be missed.
+    name += f" {origin(spec)}".lower()
     for names, found in ((_SSV2_NAMES, SSV2), (_BRIDGE_NAMES, BRIDGE), (_LIBERO_NAMES, LIBERO)):
         if names.search(name):
             return found
     return UNKNOWN
+
+
+def origin(spec: str, remote: bool = False) -> str:
+    """Of a set that `lawm-hf convert` has written, the spec that it was made of; else nothing.
+
+    Args:
+        spec: Of any source.
+        remote: Ask the Hub, too, if that is where it lies.
+    """
+    location = spec.partition(",")[0].partition(":")[2]
+    # Of shards the spec ends in a pattern.
+    for folder in (Path(location).expanduser(), Path(location).expanduser().parent):
+        if location and (folder / ORIGIN_FILE).is_file():
+            return str(read_file(str(folder), ORIGIN_FILE).get("source", ""))
+    if remote and (repository := hub_id(spec.partition(":")[2])):
+        return str(read_file(repository, ORIGIN_FILE, "dataset").get("source", ""))
+    return ""
 
 
 def shareable(spec: str) -> str:
@@ -115,15 +135,15 @@ def pretraining_sources(pretrained: str) -> list[str] | None:
         if not before:
             return None
         own = [*own, *before]
-    return [shareable(spec) for spec in own]
+    return [shareable(spec) for spec in [*own, *filter(None, map(origin, own))]]
 
 
-def read_file(folder: str, name: str) -> dict[str, Any]:
+def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any]:
     """A small YAML or JSON file of a folder or Hub repository; empty if it cannot be had."""
     path = Path(folder) / name
     try:
         if not Path(folder).exists():
-            path = Path(hf_hub_download(folder, name))
+            path = Path(hf_hub_download(folder, name, repo_type=repo_type))
         found = yaml.safe_load(path.read_text()) if path.is_file() else {}
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError, yaml.YAMLError) as error:
         logger.warning("`%s` of %r cannot be read: %s", name, folder, plain(error))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A converted data set: whose it is, and its way to the Hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from .. import hub
+from ..writing.atomic import write_text_atomic
+from .licences import ORIGIN_FILE, UNKNOWN, licence, origin, shareable
+from .push import check_repository
+from .text import plain
+
+
+def check_publication(spec: str, repository: str, public: bool) -> None:
+    """Find what must not be uploaded before it is converted.
+
+    Args:
+        spec: Of the source.
+        repository: `user/name` of a data set.
+        public: Whether it shall be public.
+
+    Raises:
+        ValueError: If the licence of the source forbids to pass it on, and the repository is public
+            or shall be, or its name is none.
+    """
+    check_repository(repository)
+    source = _source(spec)
+    if _forbids(source) and (public or _is_public(repository)):
+        got = "--public" if public else f"{repository!r}, which is public"
+        raise ValueError(
+            f"Frames may be published only if the licence of the data allows it, and {source!r} is "
+            f"{licence(source).text}; got {got}. Nothing was converted or uploaded. Leave "
+            "`--public` out, name a repository that is private or does not exist, and keep it so."
+        )
+
+
+def describe_set(folder: Path, spec: str) -> None:
+    """Write the card of a converted set, and where it comes from, for who converts it again."""
+    source = _source(spec)
+    found = licence(source)
+    told = "See the licence of the original data." if found is UNKNOWN else f"{found.text}."
+    card = f"# {plain(source.partition(':')[0])}, converted by lawm_hf\n\n{told}\n"
+    if _forbids(source):
+        card += "Keep copies private. Weights trained on it should say so.\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text_atomic(folder / ORIGIN_FILE, json.dumps({"source": source}) + "\n")
+
+
+def push_set(folder: Path, repository: str, *, private: bool) -> None:
+    """Upload the folder as a data set repository; resumable."""
+    api: Any = hub.HfApi()  # looked up where a caller may have put his own
+    api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_large_folder(
+        repo_id=repository, folder_path=folder, repo_type="dataset", ignore_patterns=[".parts/*"]
+    )
+
+
+def _source(spec: str) -> str:
+    """What the data were in the beginning; of two claims the one that forbids more."""
+    claims = [found for found in (origin(spec, remote=True), shareable(spec)) if found]
+    return next(filter(_forbids, claims), claims[0])
+
+
+def _forbids(source: str) -> bool:
+    found = licence(source)
+    return not found.allows_frames and found is not UNKNOWN
+
+
+def _is_public(repository: str) -> bool:
+    try:
+        found = hub.HfApi().repo_info(repository, repo_type="dataset")
+    except RepositoryNotFoundError:
+        return False
+    return getattr(found, "private", None) is False
