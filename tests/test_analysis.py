@@ -22,7 +22,7 @@ from lawm_hf.analysis import (
 )
 from lawm_hf.analysis.figures import _prefer_other_instructions
 from lawm_hf.analysis.latents import remove_step_offsets
-from lawm_hf.analysis.prediction import latents_of, swap_partners
+from lawm_hf.analysis.prediction import latents_of, moving_errors, psnr, swap_partners
 from lawm_hf.data import WindowSpec, load
 from lawm_hf.envs.tabletop.recorder import record_tabletop
 from lawm_hf.envs.tabletop.tasks import get_suite, sample_layout
@@ -189,6 +189,20 @@ def test_latents_that_know_no_more_than_untrained_ones_are_found_out():
         toy_policy("untrained"), ToyWorldModel(), toy_clips(60, 0), toy_clips(90, 1)
     )
     assert any("no more of the target" in alarm for alarm in health.alarms())
+
+
+def test_moving_pixels_are_judged_alone_and_without_padding():
+    first = torch.zeros(1, 1, 3, 1, 4)
+    targets = first.expand(1, 2, 3, 1, 4).clone()
+    targets[0, :, 0, 0, :2] = 0.5  # two of four pixels move, in one channel
+    drawn = targets + 0.1
+    drawn[..., 2:] = 9  # still pixels do not count
+    pad = torch.tensor([[False, False, True]])  # nor does the second frame
+    drawn[:, 1] = 9
+    error, count = moving_errors(drawn, targets, first, pad)
+    assert count == 6
+    assert psnr(error, count) == pytest.approx(20, abs=1e-4)
+    assert psnr(0.0, 0) is None
 
 
 def test_padded_frames_do_not_count():

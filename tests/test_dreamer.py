@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from lawm_hf.models.configuration_dreamer import PRESETS, DreamerV3Config
+from lawm_hf.models.configuration_dreamer import PAPER_FORM, PRESETS, DreamerV3Config
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
 from lawm_hf.models.modeling_outputs import frame_error
 
@@ -80,6 +80,16 @@ def test_unknown_presets_and_variants_are_rejected():
         DreamerV3Config.from_preset("1m", "author")  # pyright: ignore
     assert DreamerV3Config.from_preset("tiny").image_size == 32
     assert all(DreamerV3Config.from_preset(n).num_classes == PRESETS[n][3] for n in PRESETS)
+
+
+def test_the_papers_form_has_one_name_and_the_network_of_the_default():
+    default, paper = (DreamerV3Config.from_preset("tiny", v) for v in ("default", "paper"))
+    assert {k: getattr(paper, k) for k in PAPER_FORM} == PAPER_FORM
+    assert all(getattr(default, k) != v for k, v in PAPER_FORM.items())
+    sizes = ("deter_size", "hidden_size", "num_blocks", "num_classes", "decoder_kernel_size")
+    assert all(getattr(default, k) == getattr(paper, k) for k in sizes)
+    mixed = DreamerV3Config.from_preset("tiny", "paper", free_nats=0.5, motion_weight=1.0)
+    assert (mixed.free_nats, mixed.motion_weight) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,12 @@ def test_a_residual_decoder_starts_near_the_copy_baseline(objective):
     assert losses[False] > 2 * copy
 
 
+def test_a_plain_decoder_starts_near_mid_grey_and_not_with_noise():
+    model, data = build(residual_decoder=False, depth=16), batch()
+    drawn = model.decode(model.observe(model.encode(data["frames"]), data["actions"]))
+    assert (drawn - 0.5).abs().max() < 0.05
+
+
 def test_a_residual_decoder_needs_the_first_frame():
     model, data = build(residual_decoder=True), batch()
     states = model.observe(model.encode(data["frames"]), data["actions"])

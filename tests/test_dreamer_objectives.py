@@ -9,13 +9,14 @@ from transformers import AutoModel
 
 from lawm_hf.models.configuration_baku import BakuConfig
 from lawm_hf.models.modeling_baku import BakuPolicy
-from lawm_hf.models.modeling_objectives import FixedFeatures, hide_patches, warp
+from lawm_hf.models.modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
 from lawm_hf.models.modeling_outputs import frame_error
 from lawm_hf.models.modeling_pretraining import LawmForPretraining
 
 RESIDUAL = {"initial_state": "frame", "residual_decoder": True, "motion_weight": 1.0}
 SWITCHES = {
     "flow": {"residual": "flow"},
+    "composite": {"residual": "composite"},
     "masked": {"mask_ratio": 0.5},
     "features": {"frame_loss": "features"},
 }
@@ -90,9 +91,30 @@ def test_a_flow_decoder_starts_as_a_copy_of_the_first_frame():
     assert (drawn - first).abs().mean() < 0.1 * (first - first.mean()).abs().mean()
 
 
-def test_a_flow_without_a_frame_to_move_is_refused():
-    with pytest.raises(Exception, match="moves the pixels of the first frame"):
-        build(residual="flow", residual_decoder=False)
+@pytest.mark.parametrize("residual", ["flow", "composite"])
+def test_a_change_of_no_first_frame_is_refused(residual):
+    with pytest.raises(Exception, match=f"A {residual} changes the first frame"):
+        build(residual=residual, residual_decoder=False)
+
+
+# ---------------------------------------------------------------------------------- composite
+
+
+def test_a_clear_picture_shows_the_first_frame_and_an_opaque_one_hides_it():
+    frame, picture = torch.rand(2, 1, 3, 8, 8), torch.rand(2, 4, 3, 8, 8)
+    opacity = torch.full((2, 4, 1, 8, 8), -30.0)
+    opacity[..., 4:] = 30
+    laid = lay_over(frame, torch.cat([picture, opacity], 2))
+    torch.testing.assert_close(laid[..., :4], frame.expand_as(picture)[..., :4])
+    torch.testing.assert_close(laid[..., 4:], picture[..., 4:])
+
+
+def test_a_composite_decoder_starts_near_a_copy_of_the_first_frame():
+    model, data = build(residual="composite", **RESIDUAL), batch()
+    first = data["frames"][:, :1].float() / 255
+    states = model.observe(model.encode(data["frames"]), data["actions"])
+    drawn = model.decode(states, data["frames"][:, 0])
+    assert (drawn - first).square().mean() < 0.1 * (first - 0.5).square().mean()
 
 
 # ------------------------------------------------------------------------------------- masked

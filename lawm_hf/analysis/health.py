@@ -56,6 +56,7 @@ class LatentHealth:
     image_effect: float
     instruction_effect: float
     num_instructions: int
+    moving_psnr: float | None = None  # dB, of the pixels that differ from x_t
     num_objects: int | None = None
     is_held_out: bool = True  # from training
     probes: dict[str, Probes] = field(default_factory=dict)
@@ -126,6 +127,11 @@ class LatentHealth:
         has_gained = trained.target_r2 >= untrained.target_r2 + _MIN_PROBE_GAIN
         return not has_gained and 1 - trained.target_r2 > 0.5 * (1 - untrained.target_r2)
 
+    def _moving(self) -> list[str]:
+        if self.moving_psnr is None:
+            return []
+        return [f"    pixels that move         {self.moving_psnr:9.2f} dB"]
+
     def __str__(self) -> str:
         kind = "held-out clips" if self.is_held_out else "clips of the training data, none held out"
         gain = self.swap_gap / max(self.imagined_error, 1e-9)
@@ -137,6 +143,7 @@ class LatentHealth:
             f"    own latents              {self.imagined_error:9.2f}",
             f"    another clip's latents   {self.imagined_error_swapped:9.2f}   ({gain:+.0%})",
             f"    copy of x_t              {self.copy_error:9.2f}   (own latents: {saved:+.0%})",
+            *self._moving(),
             f"  training loss, own / another's: {self.loss:.2f} / {self.loss_swapped:.2f}",
             "",
             f"  latents: effective rank {self.effective_rank:.1f} of {self.latent_size}, "

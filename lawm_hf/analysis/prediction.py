@@ -64,6 +64,7 @@ def prediction_errors(
     generator = torch.Generator().manual_seed(seed)
     losses: dict[str, list[float]] = {"loss": [], "loss_swapped": []}
     errors: dict[str, list[Tensor]] = {"own": [], "swapped": [], "copy": []}
+    moving: list[tuple[float, int]] = []
     position, device = 0, next(world_model.parameters()).device
     with evaluating(world_model):
         for batch in clips.batches:
@@ -84,6 +85,8 @@ def prediction_errors(
                 errors[name.strip("_") or "own"].append(
                     clip_errors(world_model, drawn, targets, first, pad)
                 )
+                if source is latents:
+                    moving.append(moving_errors(drawn, targets, first, pad))
             still = first.expand_as(targets)
             errors["copy"].append(clip_errors(world_model, still, targets, first, pad))
     own, other, still = (torch.cat(errors[name]).cpu() for name in ("own", "swapped", "copy"))
@@ -94,7 +97,26 @@ def prediction_errors(
         "imagined_error_swapped": other.mean().item(),
         "swap_gap_standard_error": ((other - own).std() / len(own) ** 0.5).item(),
         "copy_error": still.mean().item(),
+        "moving_psnr": psnr(*np.sum(moving, 0)),
     }
+
+
+def moving_errors(drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor) -> tuple[float, int]:
+    """Sum of squared errors over the pixels that move, and how many numbers those are.
+
+    A pixel moves if a channel of it differs from `x_t` by more than 0.1.
+    """
+    moves = (targets - first).abs().amax(2, keepdim=True) > 0.1
+    moves = (moves & ~pad[:, 1:, None, None, None]).expand_as(targets)
+    error = (drawn.float().clamp(0, 1) - targets).square().masked_fill(~moves, 0)
+    return error.sum().item(), int(moves.sum())
+
+
+def psnr(squared_error: float, count: float) -> float | None:
+    """Peak signal-to-noise ratio in dB of numbers in [0, 1]; `None` of none."""
+    if not count:
+        return None
+    return float(-10 * np.log10(max(squared_error / count, 1e-12)))
 
 
 def clip_errors(

@@ -56,8 +56,10 @@ class DreamerV3Config(LAWMWorldModelConfig):
         residual_decoder: The decoder draws the difference to the first frame, and starts near
             zero: at initialisation the prediction is a copy of the first frame.
         residual: What a residual decoder draws. `"difference"` is added to the first frame.
-            `"flow"` says where in the first frame each pixel comes from, and the prediction is the
-            first frame so warped: optical flow, without a flow network.
+            `"composite"` is a picture and its opacity, laid over the first frame: to take a thing
+            away it need not know what colour the thing had. `"flow"` says where in the first frame
+            each pixel comes from, and the prediction is the first frame so warped: optical flow,
+            without a flow network.
         mask_ratio: Share of the patches (8 x 8 to a frame) that the encoder does not see in
             training, the same in all frames of a clip, so that the actions have to tell more.
             A residual decoder changes the whole first frame all the same: that frame is no
@@ -91,7 +93,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
     initial_state: Literal["learned", "frame"] = "frame"
     training_states: Literal["posterior", "imagination"] = "imagination"
     residual_decoder: bool = True
-    residual: Literal["difference", "flow"] = "difference"
+    residual: Literal["difference", "flow", "composite"] = "difference"
     mask_ratio: float | int = 0.0
     frame_loss: Literal["pixels", "features"] = "pixels"
     motion_weight: float | int = 1.0
@@ -106,7 +108,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
     def from_preset(
         cls,
         name: str,
-        variant: Literal["default", "authors"] = "default",
+        variant: Literal["default", "paper", "authors"] = "default",
         image_size: int | None = None,
         action_size: int = 7,
         **overrides: Any,
@@ -116,7 +118,9 @@ class DreamerV3Config(LAWMWorldModelConfig):
         Args:
             name: One of `PRESETS`.
             variant: `"default"` is DreamerV3 of 2024: block-diagonal recurrent weights, 32
-                categoricals. `"authors"` is what the LAWM authors' code builds: a dense GRU, 32
+                categoricals. `"paper"` is the same network trained in the paper's form (eq. 5:
+                posterior, learned initial state, plain decoder, plain squared error). `"authors"`
+                is that form in the network that the LAWM authors' code builds: a dense GRU, 32
                 *classes* in as many categoricals as the preset has classes, transposed convolutions
                 of kernel 5. It has about three times the parameters.
             image_size: Side of the frames; 128 as in the authors' code, 32 for `"tiny"`.
@@ -140,12 +144,14 @@ class DreamerV3Config(LAWMWorldModelConfig):
         }
         if name == "tiny":
             sizes |= {"num_blocks": 1, "num_decoded_steps": 4}
+        if variant not in ("default", "paper", "authors"):
+            raise ValueError(f'`variant` must be "default", "paper" or "authors", got {variant!r}.')
+        if variant != "default":
+            sizes |= PAPER_FORM
         if variant == "authors":
-            sizes |= {"num_blocks": 1, "decoder_kernel_size": 5} | PAPER_FORM
+            sizes |= {"num_blocks": 1, "decoder_kernel_size": 5}
             if name != "tiny":
                 sizes |= {"num_categoricals": classes, "num_classes": categoricals}
-        elif variant != "default":
-            raise ValueError(f'`variant` must be "default" or "authors", got {variant!r}.')
         return cls(**(sizes | overrides))
 
     @property
@@ -210,9 +216,9 @@ class DreamerV3Config(LAWMWorldModelConfig):
         for name in ("unimix", "mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
-        if self.residual == "flow" and not self.residual_decoder:
+        if self.residual != "difference" and not self.residual_decoder:
             raise ValueError(
-                'A flow moves the pixels of the first frame, got `residual="flow"` with '
+                f'A {self.residual} changes the first frame, got `residual="{self.residual}"` with '
                 "`residual_decoder=False`. Set `residual_decoder=True` or leave `residual` out."
             )
         if self.num_decoded_steps is not None and self.num_decoded_steps < 1:

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .configuration_dreamer import DreamerV3Config
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
-from .modeling_objectives import FixedFeatures, hide_patches, warp
+from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
 from .modeling_outputs import WorldModelOutput, frame_error, masked_mean
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
@@ -165,6 +165,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if self.config.residual == "flow":
             # Drawn in quarters of the frame: in pixels, the weights would have far to go.
             return warp(first, drawn * (self.config.image_size / 4))
+        if self.config.residual == "composite":
+            return lay_over(first, drawn)
         return drawn + first
 
     def _reconstruction(self, states: RSSMState, images: Tensor) -> Tensor:
@@ -247,10 +249,11 @@ class DreamerV3WorldModel(LAWMWorldModel):
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             taps = module.kernel_size[0] * module.kernel_size[1]
             fans = taps * (module.in_channels + module.out_channels)
-            # Residual decoding starts near a copy of the first frame: 0.01, and not 0, so that
-            # every layer receives gradient from the first update on.
-            is_residual = self.config.residual_decoder and module is self.decoder.layers[-1]
-            _init_truncated(module.weight, fans, 0.01 if is_residual else 1.0)
+            # Residual decoding starts near a copy of the first frame, plain decoding near mid-grey:
+            # the noise of a last layer at full scale is a plateau of some 700 updates. 0.01, and
+            # not 0, so that every layer receives gradient from the first update on.
+            is_last = module is self.decoder.layers[-1]
+            _init_truncated(module.weight, fans, 0.01 if is_last else 1.0)
         elif isinstance(module, ScanLinear | BlockLinear):
             _init_truncated(module.weight, module.fans)
         elif isinstance(module, FixedFeatures):

@@ -13,6 +13,8 @@ from .scan_linear import BlockLinear, ScanLinear
 
 NORM_EPS = 1e-3  # DreamerV3
 NUM_CHANNELS = 3
+# What a residual decoder draws: a change of colour; a shift in x and y; a colour and its opacity.
+_NUM_DRAWN = {"difference": NUM_CHANNELS, "flow": 2, "composite": NUM_CHANNELS + 1}
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -59,7 +61,7 @@ class FrameDecoder(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.embed_size))
         kernel = config.decoder_kernel_size
         layers, channels = [], config.grid_channels
-        num_drawn = 2 if config.residual == "flow" else NUM_CHANNELS
+        num_drawn = _NUM_DRAWN[config.residual] if config.residual_decoder else NUM_CHANNELS
         for stage in reversed(range(config.num_stages)):
             is_last = stage == 0
             out = num_drawn if is_last else config.depth << (stage - 1)
@@ -78,7 +80,7 @@ class FrameDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
-        """Draw `(B, C, H, W)`, for a flow `(B, 2, H, W)`, from `(B, D)` and `(B, S, K)`."""
+        """Draw `(B, 3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`."""
         # Each block of the deterministic state feeds channels of its own, at every position.
         blocks = self.deter_in(deter).unflatten(-1, (self.num_blocks, self.grid_size**2, -1))
         grid = self.stoch_in(stoch.flatten(1)) + blocks.transpose(1, 2).flatten(1) + self.bias

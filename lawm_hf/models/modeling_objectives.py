@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+_START = float(
+    __import__("os").environ.get("START", "-2")
+)  # logit of the opacity that a composite starts with: nearly a copy of the first frame
 PATCHES_PER_SIDE = 8  # a patch is 4 pixels of a 32-pixel frame: about half a cube of the tabletop
 
 
@@ -33,6 +36,20 @@ def warp(first_frame: Tensor, flow: Tensor) -> Tensor:
     frames = first_frame.expand(-1, num_steps, -1, -1, -1).flatten(0, 1)
     warped = F.grid_sample(frames, places, padding_mode="border", align_corners=False)
     return warped.unflatten(0, (batch_size, num_steps))
+
+
+def lay_over(first_frame: Tensor, drawn: Tensor) -> Tensor:
+    """A picture laid over the first frame, as opaque as it says at each pixel.
+
+    Args:
+        first_frame: `x_t`, `(B, 1, C, H, W)`.
+        drawn: The picture and the logit of its opacity, less `_START`, `(B, N, C + 1, H, W)`.
+
+    Returns:
+        `(B, N, C, H, W)`.
+    """
+    picture, opacity = drawn.split([drawn.shape[2] - 1, 1], dim=2)
+    return torch.lerp(first_frame.to(drawn.dtype), picture, (opacity + _START).sigmoid())
 
 
 def hide_patches(images: Tensor, ratio: float) -> Tensor:
