@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .writing.text import printable_lines
+
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _BOOLEANS = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
 _KINDS = {
@@ -171,10 +173,12 @@ def import_recorded(folder: str | Path) -> None:
         ValueError: If a package cannot be imported, or came with the run: weights are no reason to
             trust code.
     """
-    import yaml
+    from .writing.yaml_file import read_yaml
 
     path = Path(folder, "args.yaml")
-    names = yaml.safe_load(path.read_text()).get("import", []) if path.is_file() else []
+    names = read_yaml(path).get("import") or [] if path.is_file() else []
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"`import` of {path} must be a list of packages, got {names!r}. Mend it.")
     names = [name for name in names if name not in sys.modules]
     for name in names:
         for place in [Path.cwd(), *map(Path, sys.path)]:
@@ -201,12 +205,21 @@ def parse_json_options(text: str, flag: str) -> dict[str, Any]:
         ValueError: If the text is not a JSON mapping.
     """
     try:
-        options = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+        options = json.loads(text or "{}", object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"`--{flag}` must be a JSON mapping, got {text!r} ({error}).") from error
     if not isinstance(options, dict):
         raise ValueError(f"`--{flag}` must be a JSON mapping, got {text!r}.")
     return options
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is there twice: leave one out")
+        found[key] = value
+    return found
 
 
 def check_placeholders(args: Any) -> None:
@@ -322,19 +335,21 @@ def _yaml_flags(path: Path, fields: dict[str, dataclasses.Field]) -> list[str]:
     path = path if path.is_file() or not own.is_file() else own
     if not path.is_file():
         _fail(f"the configuration file {str(path)!r} does not exist.")
-    import yaml
+    from .writing.yaml_file import read_yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        _fail(f"{path} must be a YAML file: {error}")
-    if not isinstance(content, dict):
-        _fail(f"{path} must hold `flag: value` lines, got a {type(content).__name__}.")
+        content = read_yaml(path, may_be_empty=True)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
     flags: list[str] = []
+    seen: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_").rstrip("_")
         if name not in fields:
             _fail(f"{path.name} has the unknown key {key!r}.{_suggestion(name, fields)}")
+        if name in seen:
+            _fail(f"{path} must have each key once, got {seen[name]!r} and {key!r}. Leave one out.")
+        seen[name] = key
         if value is None or value == [] == _default(fields[name]):
             continue
         values = value if isinstance(value, list) else [value]
@@ -351,5 +366,6 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _fail(reason: str) -> typing.NoReturn:
-    print(f"error: {reason}", file=sys.stderr)  # noqa: T201
+    # File names and instructions are others' words: they must not steer a terminal.
+    print(f"error: {printable_lines(reason)}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)

@@ -13,8 +13,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from lawm_hf.analysis import (
     imagination_strip,
     latent_study,
@@ -28,6 +26,8 @@ from lawm_hf.analysis.report import report_clips
 from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
 from lawm_hf.data import WindowSpec
 from lawm_hf.models import LAWMForPretraining, LAWMProcessor
+from lawm_hf.writing.text import printable_lines
+from lawm_hf.writing.yaml_file import read_yaml
 
 
 @dataclass
@@ -50,7 +50,7 @@ def main(args: AnalyzeArgs) -> None:
             "recipes/pretrain.py; a supervised run has no world model."
         )
     import_recorded(folder)
-    run = yaml.safe_load((folder / "args.yaml").read_text())
+    run = read_yaml(folder / "args.yaml")
     model = LAWMForPretraining.from_pretrained(folder)
     policy, world_model = model.policy, model.world_model
     processor = LAWMProcessor.from_pretrained(folder / "processor")
@@ -95,7 +95,7 @@ def main(args: AnalyzeArgs) -> None:
     record = {"pretrained": str(folder), "source": source, "is_held_out": is_held_out}
     (output / "analysis.json").write_text(json.dumps(record | study.to_dict(), indent=2))
     (output / "report.md").write_text(report)
-    print(report)  # noqa: T201
+    print(printable_lines(report))  # noqa: T201
 
 
 if __name__ == "__main__":

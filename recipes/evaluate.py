@@ -29,6 +29,7 @@ from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import TrainingArgs, make_accelerator
 from lawm_hf.writing.atomic import unlock_folder
+from lawm_hf.writing.text import printable_lines
 
 
 @dataclass
@@ -144,7 +145,7 @@ def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> None:
     episodes = results.read_results(args.output_dir)
     episodes.sort(key=lambda result: order.get(result.trial, len(order)))
     summary = results.write_results(episodes, args.output_dir)
-    print(results.describe(env.suite or args.env, summary))  # noqa: T201
+    print(printable_lines(results.describe(env.suite or args.env, summary)))  # noqa: T201
     names = ["aggregation", "n_action_steps"]
     names += [] if env.num_tasks is None else ["tasks", "trials"]
     names += ["first_seed"] if env.num_init_states is None else ["first_init_state", "seeds"]

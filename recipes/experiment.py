@@ -42,6 +42,7 @@ from lawm_hf.experiments.table import episode_table, read_tables
 from lawm_hf.models import LawmForPretraining
 from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.recipes.pretrain import build_model
+from lawm_hf.writing.text import printable_lines
 
 RECIPES = Path(__file__).parent
 # Flags that do not change what an update costs: one count serves for all their values.
@@ -165,7 +166,7 @@ def report(args: ExperimentArgs) -> None:
     }
     table = read_tables(args.output_dir)
     path = write_report(table, args.output_dir, args.title, args.reference, published)
-    print(path.read_text())  # noqa: T201
+    print(printable_lines(path.read_text()))  # noqa: T201
 
 
 def save_table(runs: list[Run], args: ExperimentArgs) -> None:

@@ -3,10 +3,12 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
 
+import lawm_hf
 from lawm_hf.arguments import (
     CommandArgs,
     arg,
@@ -16,6 +18,9 @@ from lawm_hf.arguments import (
     parse_json_options,
     run_command,
 )
+from lawm_hf.data.spec import parse_spec
+from lawm_hf.writing.text import get_logger
+from lawm_hf.writing.yaml_file import read_yaml
 
 
 @dataclass
@@ -31,8 +36,12 @@ class Args(CommandArgs):
 
 
 def refusal(argv, capsys) -> str:
+    return refusal_of(lambda args: None, capsys, argv)
+
+
+def refusal_of(main, capsys, argv=()) -> str:
     with pytest.raises(SystemExit) as ended:
-        run_command(lambda args: None, Args, argv)
+        run_command(main, Args, list(argv))
     assert ended.value.code == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ")
@@ -188,6 +197,65 @@ def test_options_that_are_not_a_json_mapping_are_rejected(text):
     with pytest.raises(ValueError, match="--policy_config"):
         parse_json_options(text, "policy_config")
     assert parse_json_options("", "policy_config") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps: 3\nresize: crop\nsteps: 4\n", "the key `steps` in line 1 and in line 3"),
+        ("options: {a: {x: 1, x: 2}}\n", "the key `x`"),
+        ("learning_rate: 1\nlearning-rate: 2\n", "got 'learning_rate' and 'learning-rate'"),
+        ("import: [a]\nimport_: [b]\n", "got 'import' and 'import_'"),
+        ("- 1\n", "must hold `key: value` lines, got a list"),
+        ("steps: [1\n", "must be a YAML file"),
+        ("steps: " + "[" * 5000 + "\n", "must be a YAML file"),
+        ("steps: !!python/object/apply:os.system [exit]\n", "must be a YAML file"),
+        ("options: &a {b: *a}\n", "must hold at most"),
+        (
+            "a: &a0 [1, 1]\n"
+            + "".join(f"x{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+            "must hold at most",
+        ),
+    ],
+)
+def test_a_configuration_that_says_two_things_or_none_is_refused(tmp_path, capsys, text, words):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    told = refusal([str(path)], capsys)
+    assert words in told
+    assert str(path) in told
+
+
+def test_merged_keys_of_a_configuration_may_be_overridden(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\n")
+    assert read_yaml(path)["c"] == {"x": 3, "y": 1}
+
+
+def test_an_option_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match="the key 'a' is there twice"):
+        parse_json_options('{"a": 1, "b": {"a": 2}, "a": 3}', "options")
+    with pytest.raises(ValueError, match="given once, got `views` twice"):
+        parse_spec("lerobot:me/set,views=a,views=b")
+
+
+def test_an_error_and_a_log_line_do_not_steer_the_terminal(capsys, caplog):
+    escape = "\x1b]0;owned\x07\x1b[2J"
+
+    def main(args):
+        raise ValueError(f"{escape}.mp4 is damaged.\nFetch it again.")
+
+    assert "\x1b" not in refusal_of(main, capsys)
+    logger = get_logger("lawm_hf.of_this_test")
+    assert get_logger("lawm_hf.of_this_test") is logger
+    logger.warning("Skipped %s of %d", escape, 3)
+    assert caplog.messages == [r"Skipped \x1b]0;owned\x07\x1b[2J of 3"]
+
+
+def test_every_module_that_logs_does_it_without_steering_the_terminal():
+    for path in Path(lawm_hf.__file__).parent.rglob("*.py"):
+        if "models" not in path.parts and path.name != "text.py":  # models import nothing of ours
+            assert "logging.getLogger" not in path.read_text(), path
 
 
 def test_help_names_choices_and_defaults(capsys):

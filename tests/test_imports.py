@@ -41,11 +41,11 @@ LAYERS = {
     "analysis": {"models", "data", "metrics"},
     "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
-    "arguments": set(),
+    "arguments": {"writing"},
     "cli": {"arguments", "data", "hub", "envs", "evaluation", "recipes"},
     "moved": set(),
     "__init__": {"moved", "models"},
-    "lerobot": {"models", "envs", "data", "evaluation", "training", "hub"},
+    "lerobot": {"models", "envs", "data", "evaluation", "training", "hub", "writing"},
 }
 
 FILES = [path for path in ROOT.rglob("*.py") if "recipes" not in path.relative_to(ROOT).parts]

@@ -15,11 +15,12 @@ from test_recipes import recipe
 
 from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor, cli
 from lawm_hf.envs.libero import setup
-from lawm_hf.envs.libero.env import axis_angle, get_task
+from lawm_hf.envs.libero.env import LiberoEnv, axis_angle, get_task
 from lawm_hf.envs.libero.recorder import record_libero
 from lawm_hf.evaluation import environments
 from lawm_hf.evaluation.libero_doctor import CheckError, Checks, check_policy, run_doctor
 from lawm_hf.evaluation.results import Trial, read_results, start_results
+from lawm_hf.writing.atomic import run_lock
 
 ASSETS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects")
 
@@ -108,6 +109,32 @@ def test_episodes_recorded_with_other_arguments_are_not_mixed(tmp_path):
     (tmp_path / ".parts/arguments.json").write_text(json.dumps(job | {"fast_rendering": False}))
     with pytest.raises(ValueError, match=r"recorded with noise=0.5"):
         record_libero(tmp_path)
+
+
+def test_a_damaged_note_of_a_recording_is_named_and_a_second_recorder_waits_its_turn(tmp_path):
+    (tmp_path / ".parts").mkdir()
+    (tmp_path / ".parts/arguments.json").write_text('{"suite": "lib')
+    with pytest.raises(ValueError, match=r"arguments\.json must hold JSON.*delete it"):
+        record_libero(tmp_path)
+    with run_lock(tmp_path / ".parts"), pytest.raises(BlockingIOError, match="one writer"):
+        record_libero(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (np.full(7, np.nan), "must be finite"),
+        (np.array([0, 0, 0, 0, 0, 0, np.inf]), "must be finite"),
+        (np.zeros((2, 7)), r"must have shape \(7,\).*got \(2, 7\)"),
+        (np.zeros(6), r"must have shape"),
+        (None, "must have shape|must be 7 numbers|must be finite"),
+    ],
+)
+def test_an_action_that_is_none_never_reaches_the_simulator(action, words):
+    env = object.__new__(LiberoEnv)
+    env._simulator = SimpleNamespace(step=lambda action: pytest.fail("it got there"))
+    with pytest.raises(ValueError, match=words):
+        env.step(action)
 
 
 def test_a_finished_dataset_is_not_touched(tmp_path):

@@ -4,6 +4,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -204,6 +206,27 @@ def test_an_interrupted_recording_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         record_tabletop("reach", 1, SEED, cache_dir=tmp_path, num_workers=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_recordings_have_left_is_removed_by_the_next_but_not_a_live_ones(tmp_path):
+    killed, live = tmp_path / ".unfinished-killed", tmp_path / ".unfinished-live"
+    (killed / "dataset").mkdir(parents=True)
+    (killed / ".lock").touch()
+    code = (
+        "import sys, time; from lawm_hf.writing.atomic import lock_folder\n"
+        "lock_folder(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(live)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"locked\n"
+            record_tabletop(num_episodes=1, cache_dir=tmp_path, num_workers=1)
+            assert live.is_dir()
+        finally:
+            other.kill()
+    assert not killed.exists()
+    record_tabletop(num_episodes=1, seed=7, cache_dir=tmp_path, num_workers=1)
+    assert not list(tmp_path.glob(".unfinished-*"))
 
 
 def test_large_recordings_are_split_into_files(tmp_path, monkeypatch):

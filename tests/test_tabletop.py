@@ -280,8 +280,11 @@ def test_bad_input_is_told_apart():
     world = Tabletop("reach")
     with pytest.raises(ValueError, match=r"shape \(7,\).*got \(10, 7\)"):
         world.step(np.zeros((10, 7)))
-    with pytest.raises(ValueError, match="`action` must be finite"):
-        world.step(np.full(7, np.nan))
+    for wrong in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match=r"`action` must be finite, got .* Check the policy"):
+            world.step(np.full(7, wrong))
+    with pytest.raises(ValueError, match="`action` must be 7 numbers, got 'left'"):
+        world.step("left")
     with pytest.raises(ValueError, match=r"`seed` must lie in \[0, 2\*\*32\), got -1"):
         world.reset(-1)
     with pytest.raises(ValueError, match="one of the 4 tasks"):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rule for clips that cannot be used, wherever clips are read."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+from ..writing.text import get_logger
+
+logger = get_logger(__name__)
 
 
 class BadClipError(Exception):

@@ -9,7 +9,6 @@ named in the note of its part; the next call tries it again.
 import copy
 import functools
 import json
-import logging
 import multiprocessing
 import os
 import shutil
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from ..writing.atomic import read_json, run_lock, write_text_atomic
 from ..writing.episode import load_episodes
 from ..writing.lerobot import LeRobotWriter
+from ..writing.text import get_logger
 from ..writing.video import exact_rate
 from .bad_clips import BadClipError, too_many_bad
 from .formats.shards import ShardSource, index_shard
@@ -34,7 +34,7 @@ from .parts import Conversion as Conversion
 from .parts import LeRobotPart, ShardPart, camera_key, same_rate, vector_sizes
 from .source import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _Kind = type[ShardPart] | type[LeRobotPart]
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a data set: a local folder, or one commit on the Hub behind a bounded cache."""
 
-import logging
 import os
 import random
 import re
@@ -21,7 +20,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-logger = logging.getLogger(__name__)
+from ..writing.text import get_logger
+
+logger = get_logger(__name__)
 
 _REPO = re.compile(
     r"^(?:hf://(?:datasets/)?)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.\-]+))?"

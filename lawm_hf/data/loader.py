@@ -7,7 +7,6 @@ yourself.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,13 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..writing.text import get_logger
 from .order import Order, Visits
 from .source import Source, merge_statistics
 from .spec import open_source
 from .stream import Position, WindowStream, join, take_part
 from .window import WindowReader, WindowSpec
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def make_loader(

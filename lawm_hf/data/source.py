@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..writing.atomic import read_json, write_text_atomic
 from .bad_clips import BadClipError, BadClips
 
 Resize = Literal["squash", "crop"]
@@ -197,7 +198,7 @@ class Source(ABC):
             names = [self.clip_name(int(c)) for c in clips]
             content = {"source": self.name, "fraction": fraction, "subset_seed": subset_seed}
             Path(manifest).parent.mkdir(parents=True, exist_ok=True)
-            Path(manifest).write_text(json.dumps({**content, "clips": names}, indent=1))
+            write_text_atomic(manifest, json.dumps({**content, "clips": names}, indent=1))
         return self._with(clips)
 
     def hold_out(self, share: float) -> tuple["Source", "Source | None"]:
@@ -221,7 +222,9 @@ class Source(ABC):
         return chosen
 
     def _read_manifest(self, manifest: Path) -> np.ndarray:
-        names = json.loads(manifest.read_text())["clips"]
+        names = read_json(manifest, dict).get("clips")
+        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise ValueError(f"{manifest} must name its clips in a list `clips`. Delete it.")
         number = {self.clip_name(int(clip)): clip for clip in self.clips}
         missing = [name for name in names if name not in number]
         if missing:

@@ -21,13 +21,13 @@
 import difflib
 import importlib
 import inspect
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+from ..writing.text import get_logger
 from .dataset import WindowDataset, iterate_windows
 from .files import LocalFiles, open_files
 from .formats.bridge import BridgeSource
@@ -38,7 +38,7 @@ from .formats.videos import FolderSource, SSv2Source
 from .source import Source, pick_camera
 from .window import WindowSpec
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Options of every scheme, unless it has one of that name itself.
 _COMMON: dict[str, Callable[[str], Any]] = {
@@ -139,6 +139,8 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         if not equals:
             location = f"{location},{part}"  # a comma in a path
             continue
+        if key.strip() in options:
+            raise ValueError(f"An option of a spec is given once, got `{key}` twice in {spec!r}.")
         options[key.strip()] = value
     return scheme, location, options
 

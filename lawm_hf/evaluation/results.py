@@ -2,6 +2,7 @@
 """Results of an evaluation: one JSON line per episode as it ends, rates, videos of failures."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ def append_result(result: EpisodeResult, folder: str | Path) -> None:
     """Add a line to `episodes.jsonl`; several processes may."""
     with (Path(folder) / "episodes.jsonl").open("a") as file:
         file.write(_line(result))
+        file.flush()
+        os.fsync(file.fileno())  # an episode may be minutes of simulation
 
 
 def read_results(folder: str | Path) -> list[EpisodeResult]:

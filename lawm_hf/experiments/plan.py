@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..writing.atomic import read_json, run_lock, write_text_atomic
+from ..writing.text import printable_lines
 from .processes import ending_together, run_bound
 
 # File that exists once a stage has succeeded.
@@ -264,7 +265,7 @@ def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
                 bar.update()
                 if error := future.exception():
                     failures.append(str(error))
-                    tqdm.write(failures[-1])
+                    tqdm.write(printable_lines(failures[-1]))
     if failures:
         raise RuntimeError(
             f"{len(failures)} stages failed and {len(waiting)} that need them were not begun; "

@@ -8,7 +8,6 @@ push names the repository in the snippet, and all you have written stays.
 import ast
 import itertools
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ from ..models import LAWMPolicy, LAWMProcessor
 from ..models.configuration_lawm import LAWMWorldModelConfig
 from ..models.modeling_lawm import load_config
 from ..writing.atomic import read_json, write_text_atomic
+from ..writing.text import get_logger
+from ..writing.yaml_file import read_yaml
 from .card import LICENCE_FILE, build_card, data_licences, diagnostics, licence_list
 from .text import escape, literal, plain
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # What this package has written on a card, and may write again.
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", re.DOTALL)
@@ -175,7 +176,7 @@ def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{folder} must be the output of a recipe, got no args.yaml there. Give the run's "
             "`output_dir`."
         )
-    args = yaml.safe_load((folder / "args.yaml").read_text())
+    args = read_yaml(folder / "args.yaml")
     return args, read_json(folder / "environment.json", dict)
 
 

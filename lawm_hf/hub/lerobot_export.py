@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 
 from .. import hub
 from ..models import LAWMPolicy
+from ..writing.atomic import read_json, write_text_atomic
 from .card import card_metadata, data_licences, licence_list
 from .licences import Licence, pretraining_sources
 from .push import check_private
@@ -35,7 +36,7 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str], resize: str =
         resize: How pictures became squares in training.
     """
     folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", dict)
     side = config["image_size"]
     keys = [c if c.startswith("observation.") else f"observation.images.{c}" for c in cameras]
     inputs: dict[str, Any] = {k: {"type": "VISUAL", "shape": [3, side, side]} for k in keys}
@@ -51,7 +52,8 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str], resize: str =
         "normalization_mapping": _IDENTITY,
         "push_to_hub": False,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_text_atomic(folder / "config.json", text)
 
     normalize = {"eps": 1e-8, "norm_map": _IDENTITY}
     before = [
@@ -66,7 +68,7 @@ def export_for_lerobot(folder: str | Path, cameras: Sequence[str], resize: str =
     ]
     for name, steps in (("policy_preprocessor", before), ("policy_postprocessor", after)):
         pipeline = {"name": name, "steps": steps}
-        (folder / f"{name}.json").write_text(json.dumps(pipeline, indent=2) + "\n")
+        write_text_atomic(folder / f"{name}.json", json.dumps(pipeline, indent=2) + "\n")
 
 
 def drop_remote_code(folder: str | Path) -> None:
@@ -75,9 +77,9 @@ def drop_remote_code(folder: str | Path) -> None:
         file.unlink()
     for name in ("config.json", "processor_config.json"):
         file = Path(folder) / name
-        config = json.loads(file.read_text())
+        config = read_json(file, dict)
         config.pop("auto_map", None)
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_text_atomic(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def describe_for_lerobot(

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose data a checkpoint was trained on, by the specs of its sources, and what they demand."""
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from ..writing.text import get_logger
+from ..writing.yaml_file import read_yaml
 from .text import plain
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ORIGIN_FILE = "source.json"  # of a converted set: what it was made of
 
@@ -144,11 +144,10 @@ def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any
     try:
         if not Path(folder).exists():
             path = Path(hf_hub_download(folder, name, repo_type=repo_type))
-        found = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError, yaml.YAMLError) as error:
+        return read_yaml(path) if path.is_file() else {}  # JSON is YAML, too
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         logger.warning("`%s` of %r cannot be read: %s", name, folder, plain(error))
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def hub_id(address: str) -> str:

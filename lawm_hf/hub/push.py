@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The push of a run to the Hub."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import hub
+from ..writing.atomic import read_json
 from .card import LICENCE_FILE, data_licences
 from .card_file import rename_card, run_files, write_card
 from .licences import Licence, licence, shareable
@@ -128,7 +128,7 @@ def _results(folder: Path, with_frames: bool) -> list[Path]:
     }
     for file in [*files]:
         if file.name in ("config.json", "processor_config.json"):
-            for name in json.loads(file.read_text()).get("auto_map", {}).values():
+            for name in read_json(file, dict).get("auto_map", {}).values():
                 module = file.with_name(f"{name.split('.')[0]}.py")
                 if module.is_file():
                     files |= {module, *map(Path, get_relative_import_files(module))}

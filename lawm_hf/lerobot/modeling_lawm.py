@@ -27,6 +27,7 @@ from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
 from ..models.auto_lawm import is_address
 from ..training.optimizer import parameter_groups
+from ..writing.atomic import read_json, write_text_atomic
 from .configuration_lawm import LeRobotLAWMConfig, option_names
 
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -120,8 +121,8 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         file = save_directory / "config.json"
         ours = draccus.encode(self.config, PreTrainedConfig)
         ours = {k: v for k, v in ours.items() if k not in option_names()}  # some are another's
-        merged = ours | json.loads(file.read_text())
-        file.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
+        merged = ours | read_json(file, dict)
+        write_text_atomic(file, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         drop_remote_code(save_directory)
 
     def generate_model_card(  # pyright: ignore[reportIncompatibleMethodOverride]

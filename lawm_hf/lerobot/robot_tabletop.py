@@ -7,7 +7,6 @@ the success rate of `lerobot-rollout` can be compared with that of an evaluation
 """
 
 import json
-import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lerobot.robots import Robot, RobotConfig
 
+from ..writing.text import get_logger
 from .safety import finite_action
 
 if TYPE_CHECKING:
     from ..envs import TabletopEnv
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Those of `lawm_hf.envs`, which needs MuJoCo: imported when connecting.
 _POSE = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3")

@@ -9,8 +9,6 @@ plug-in robots, clips to no data, sends NaN, and only warns when its loop is lat
 not one finite number per joint never reaches the arm. This is no emergency stop.
 """
 
-import json
-import logging
 import math
 import time
 from collections.abc import Iterable
@@ -22,7 +20,10 @@ import draccus
 from lerobot.robots import Robot, RobotConfig, make_robot_from_config
 from lerobot.robots.utils import ensure_safe_goal_position
 
-logger = logging.getLogger(__name__)
+from ..writing.atomic import read_json
+from ..writing.text import get_logger
+
+logger = get_logger(__name__)
 
 
 def finite_action(
@@ -177,18 +178,30 @@ def _action_limits(root: Path | None, keys: list[str]) -> dict[str, tuple[float,
     """Smallest and largest value of each action key in a data set's statistics."""
     if root is None:
         return {}
-    names = json.loads((root / "meta/info.json").read_text())["features"]["action"]["names"]
+    about, statistics = root / "meta/info.json", root / "meta/stats.json"
+    names = _of_actions(read_json(about, dict).get("features"), about, "names")["names"]
     if [str(name).removesuffix(".pos") for name in names] != [k.removesuffix(".pos") for k in keys]:
         raise ValueError(
             f"The data set's actions must be the arm's, got {names} in {root} and {keys} in the "
             "arm. Give the folder that this arm recorded."
         )
-    statistics = json.loads((root / "meta/stats.json").read_text())["action"]
-    limits = dict(zip(keys, zip(statistics["min"], statistics["max"], strict=True), strict=True))
+    found = _of_actions(read_json(statistics, dict), statistics, "min", "max")
+    limits = dict(zip(keys, zip(found["min"], found["max"], strict=True), strict=True))
     wrong = {k: v for k, v in limits.items() if not (all(map(_is_finite, v)) and v[0] <= v[1])}
     if wrong:
         raise ValueError(
             f"The range of the demonstrations' actions must be finite, got {wrong} in "
-            f"{root / 'meta/stats.json'}. Compute its statistics anew."
+            f"{statistics}. Compute its statistics anew."
         )
     return limits
+
+
+def _of_actions(features: Any, path: Path, *lists: str) -> dict[str, Any]:
+    """What a file of `meta/` says of `action`, with these lists in it."""
+    found = features.get("action") if isinstance(features, dict) else None
+    if isinstance(found, dict) and all(isinstance(found.get(key), list) for key in lists):
+        return found
+    raise ValueError(
+        f"{path} must state {' and '.join(lists)} of `action`, got {found!r}. Give the folder of "
+        "a whole data set, or compute its statistics anew."
+    )

@@ -9,6 +9,7 @@ import yaml
 
 from ..arguments import CommandArgs, arg, as_flags
 from ..hub.licences import shareable
+from ..writing.yaml_file import read_yaml
 
 # What a resumed run takes as it is given. All else decides which model learns from which data.
 # fmt: off
@@ -71,14 +72,12 @@ def changed_arguments(args: TrainingArgs) -> list[str]:
     if not path.exists():
         return ["args.yaml is missing: whether the arguments are those of before is not known."]
     try:
-        before = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        before = None
-    if not isinstance(before, dict):
+        before = read_yaml(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} must hold the arguments of the run, but is damaged. Restore it, or delete it "
-            "to go on with the arguments given."
-        )
+            f"{path} must hold the arguments of the run, but is damaged ({error}). Restore it, or "
+            "delete it to go on with the arguments given."
+        ) from error
     now = yaml.safe_load(yaml.safe_dump(as_flags(args)))
     changed = [k for k in now if k in before and _moved(before[k]) != _moved(now[k])]
     if fixed := [k for k in changed if k not in _CHANGEABLE]:

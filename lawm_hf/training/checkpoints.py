@@ -2,7 +2,6 @@
 """Resumable checkpoints: everything that going on needs, all or nothing."""
 
 import json
-import logging
 import re
 import shutil
 import zlib
@@ -17,9 +16,10 @@ from accelerate.utils import load, set_seed
 
 from ..writing.atomic import read_json
 from ..writing.atomic import sync_folder as sync  # files, too
+from ..writing.text import get_logger
 from .args import TrainingArgs, changed_arguments
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ResumableLoader(Protocol):

@@ -7,7 +7,6 @@ and an estimate of the energy join `environment.json`. The model card is made of
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import shutil
@@ -27,9 +26,10 @@ from tqdm import tqdm
 from ..arguments import as_flags
 from ..hub.licences import inherited_sources, parents
 from ..writing.atomic import read_json, write_text_atomic
+from ..writing.text import get_logger
 from .args import TrainingArgs, changed_arguments
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Watts of a busy core with its share of memory and mainboard: an assumption, twice what the makers
 # of server processors rate a core at (AMD EPYC 7763: 280 W for 64).

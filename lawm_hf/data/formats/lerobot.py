@@ -6,22 +6,23 @@ v3.0 many episodes share one mp4; episode time starts at `from_timestamp` of the
 own streaming reader takes the global index, https://github.com/huggingface/lerobot/issues/4524).
 """
 
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...writing.atomic import read_json
+from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..images import Video, decode_image
 from ..lru import LRU
 from ..source import STATISTICS, BadClipError, Features, Resize, Source
+from ..text import printable
 from .lerobot_rows import RowFiles, flat, join, seconds
 from .lerobot_table import Info, read_episodes, read_info
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CACHE_BYTES = 256 << 20  # of states and actions, per process
 _OPEN_VIDEOS = 8
@@ -202,22 +203,28 @@ class LeRobotSource(Source):
 
     def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
         """From `meta/stats.json` for the whole set, if it has all; else computed."""
-        try:
-            stored = json.loads(self.store.fetch("meta/stats.json").read_text())
-        except FileNotFoundError:
-            stored = {}
-        keys = [*self._state, *self._actions]
-        complete = all(set(STATISTICS) <= set(stored.get(k, ())) for k in keys)
-        if not complete or self.gripper or len(self.clips) < len(self.table.lengths):
+        if self.gripper or len(self.clips) < len(self.table.lengths):
             return super().stats(max_clips)
         found = {}
-        for name, parts in (("state", self._state), ("actions", self._actions)):
-            if parts:
-                found[name] = {
-                    s: np.concatenate([np.asarray(stored[k][s], np.float32) for k in parts])
-                    for s in STATISTICS
-                }
+        try:
+            stored = read_json(self.store.fetch("meta/stats.json"), dict)
+            for name, parts in (("state", self._state), ("actions", self._actions)):
+                if parts:
+                    found[name] = {s: self._stored(stored, s, parts) for s in STATISTICS}
+        except FileNotFoundError:
+            return super().stats(max_clips)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("Statistics of %s are computed: %s", self.name, printable(repr(error)))
+            return super().stats(max_clips)
         return found
+
+    def _stored(self, stored: dict[str, Any], name: str, keys: Sequence[str]) -> np.ndarray:
+        """A statistic of features side by side, if it is one finite number for each of theirs."""
+        parts = [np.asarray(stored[key][name], np.float32).reshape(-1) for key in keys]
+        sizes = [self.info.size((key,)) for key in keys]
+        if [len(part) for part in parts] != sizes or not np.isfinite(np.concatenate(parts)).all():
+            raise ValueError(f"meta/stats.json has no finite `{name}` of {', '.join(keys)}")
+        return np.concatenate(parts)
 
 
 @dataclass

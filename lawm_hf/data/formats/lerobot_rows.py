@@ -2,7 +2,6 @@
 """The rows of a LeRobot set: which file holds an episode's, in order."""
 
 import bisect
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..lru import LRU
 from ..source import BadClipError
 from .lerobot_table import Info, open_parquet, read_columns
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CACHE_BYTES = 256 << 20  # of parquet columns, per process
 _OPEN_FILES = 8

@@ -10,20 +10,20 @@ of what was trained on them. Gripper: -1 opens, +1 closes.
 """
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..images import decode_image
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
 from ..text import from_path, printable
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Orientation = Literal["rotate180", "stored"]
 _CAMERAS = {"image": "agentview_rgb", "image2": "eye_in_hand_rgb"}  # names of `lerobot/libero`

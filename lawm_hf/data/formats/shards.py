@@ -4,7 +4,6 @@
 import fnmatch
 import io
 import json
-import logging
 import os
 import tarfile
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...writing.text import get_logger
 from ..files import open_files
 from ..source import BadClipError
 from ..text import printable
 from .videos import VIDEO_SUFFIXES, VideoSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MOST_LABEL = 1 << 20  # bytes
 

@@ -4,7 +4,6 @@
 import csv
 import io
 import json
-import logging
 import re
 import unicodedata
 from abc import abstractmethod
@@ -14,13 +13,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...writing.atomic import read_json
+from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..images import Video, scan_video
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
 from ..text import from_path
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".m4v")
 CAMERA = "video"

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from ..actions import checked_action
 from .meshes import simplify_rendering
 from .setup import prepare_libero
 
@@ -125,7 +126,7 @@ class LiberoEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Execute one action `(7,)`, clipped to [-1, 1]."""
-        self._raw = self.simulator.step(np.clip(np.asarray(action, np.float64), -1, 1))[0]
+        self._raw = self.simulator.step(checked_action(action))[0]
         is_success = bool(self.simulator.check_success())
         self._steps += 1
         is_over = self._steps >= self._max_episode_steps

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ...writing.atomic import read_json, run_lock, write_text_atomic
 from ...writing.episode import Episode, load_episodes, save_episodes
 from ...writing.lerobot import LeRobotWriter
 from ..tabletop.recorder import lerobot_features
@@ -61,15 +62,22 @@ def record_libero(
     Raises:
         FileExistsError: If `folder` is a finished dataset.
         ValueError: If `folder` holds episodes recorded with other arguments.
+        BlockingIOError: If another process records there.
         RuntimeError: If the initial states run out.
     """
     folder, job = Path(folder), _Job(suite, first_init_state, image_size, noise, fast_rendering)
     if (folder / "meta").exists():
         raise FileExistsError(f"{folder} is a finished dataset. Choose another folder.")
     parts = folder / ".parts"
-    _check_job(parts, job)
-    names = {}
-    with tqdm(total=len(tasks) * episodes, desc=f"recording {suite}", unit="episode") as bar:
+    with run_lock(parts):
+        _check_job(parts, job)
+        return _record(folder, job, tasks, episodes)
+
+
+def _record(folder: Path, job: _Job, tasks: Sequence[int], episodes: int) -> Path:
+    """Record what is missing, and put the data set together."""
+    parts, names = folder / ".parts", {}
+    with tqdm(total=len(tasks) * episodes, desc=f"recording {job.suite}", unit="episode") as bar:
         for task in tasks:
             done = 0
             for episode in _successes(job, task, parts, episodes):
@@ -78,12 +86,14 @@ def record_libero(
                 bar.set_postfix(task=task, frames=len(episode.vectors["action"]))
             if done < episodes:
                 raise RuntimeError(
-                    f"The initial states from {first_init_state} on gave {done} of {episodes} "
+                    f"The initial states from {job.first_init_state} on gave {done} of {episodes} "
                     f"episodes of task {task}. Lower `episodes`, `first_init_state` or `noise`."
                 )
     root = parts / "dataset"
     shutil.rmtree(root, ignore_errors=True)
-    writer = LeRobotWriter(root, lerobot_features(VIEWS, image_size), names, CONTROL_HZ, "libero")
+    writer = LeRobotWriter(
+        root, lerobot_features(VIEWS, job.image_size), names, CONTROL_HZ, "libero"
+    )
     for task in tasks:
         for path, _ in zip(_part_paths(parts, task), range(episodes), strict=False):
             writer.add(*load_episodes(path))
@@ -96,14 +106,14 @@ def record_libero(
 
 def _check_job(parts: Path, job: _Job) -> None:
     path, wanted = parts / "arguments.json", asdict(job)
-    if path.exists() and (found := json.loads(path.read_text())) != wanted:
+    if path.exists() and (found := read_json(path, dict)) != wanted:
         changed = [f"{k}={found.get(k)!r}" for k, v in wanted.items() if found.get(k) != v]
         raise ValueError(
             f"{parts.parent} holds episodes recorded with {', '.join(changed)}. Repeat that, or "
             "choose another folder."
         )
     parts.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted))
+    write_text_atomic(path, json.dumps(wanted))
 
 
 def _part_paths(parts: Path, task: int) -> list[Path]:

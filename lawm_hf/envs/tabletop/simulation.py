@@ -14,6 +14,7 @@ whole reach fits into one window of the world model (12 frames instead of 24 for
 import mujoco
 import numpy as np
 
+from ..actions import checked_action
 from .render import RayRenderer
 from .scene import (
     CUBE_COLORS,
@@ -91,15 +92,7 @@ class Tabletop:
 
     def step(self, action: np.ndarray) -> bool:
         """Execute one action `(7,)`, clipped to [-1, 1]; returns whether the task is solved."""
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (7,):
-            raise ValueError(
-                f"`action` must have shape (7,) (dx, dy, dz, three rotations, gripper), got "
-                f"{action.shape}. Step with one action of a chunk at a time."
-            )
-        if not np.isfinite(action).all():
-            raise ValueError(f"`action` must be finite, got {action.tolist()}.")
-        action = action.clip(-1, 1)
+        action = checked_action(action)
         start, start_yaw = self.target, self.yaw
         self.target = np.clip(start + STEP_SIZE * action[:3], _LOWEST, _HIGHEST)
         self.yaw = start_yaw + YAW_STEP * action[5]
