@@ -14,6 +14,7 @@ from data_fixtures import TASKS, build_folder, build_libero, encode, low_dim, re
 
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, make_loader, open_source, spec
+from lawm_hf.models.configuration_lawm import load_plugins
 
 OUT_OF_TREE = '''
 import numpy as np
@@ -82,6 +83,19 @@ def test_a_format_from_elsewhere_is_trained_on_inspected_and_converted(
     out = ["--out", tmp_path / "out", "--image_size", 64, "--num_workers", 0]
     lawm(monkeypatch, "convert", "arrays", arrays, *out)
     assert len(open_source(f"lerobot:{tmp_path / 'out'}").clips) == 3
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_others_work(
+    arrays, tmp_path, monkeypatch, caplog
+):
+    broken = tmp_path / "a_broken-1.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: a-broken\nVersion: 1\n")
+    (broken / "entry_points.txt").write_text("[lawm_hf]\nbroken = a_broken\n")
+    (tmp_path / "a_broken.py").write_text("raise RuntimeError('no licence key')\n")
+    assert len(open_source(f"arrays:{arrays}").clips) == 3
+    assert "The plug-in a_broken cannot be imported: RuntimeError: no licence key" in caplog.text
+    assert load_plugins()["a_broken"] == "RuntimeError: no licence key"  # as models are told
 
 
 def test_an_unknown_scheme_names_the_nearest_and_the_way_to_others(arrays):

@@ -31,10 +31,11 @@ HEAVY = {
 }
 # Package -> the packages of ours that it may import.
 LAYERS = {
-    "models": set(),
-    "data": {"envs", "writing"},  # the recorder, when a `tabletop:` source is opened
+    "models": {"plugins"},
+    "data": {"envs", "plugins", "writing"},  # the recorder, when a `tabletop:` source is opened
     "envs": {"writing"},
     "writing": set(),
+    "plugins": set(),
     "training": {"models", "arguments", "hub", "writing"},
     "evaluation": {"models", "data", "envs", "metrics", "writing"},
     "hub": {"models", "writing"},

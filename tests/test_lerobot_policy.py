@@ -488,6 +488,14 @@ def test_a_policy_of_another_package_is_trained_saved_and_loaded_without_an_edit
     assert again.lawm.body.weight.equal(ours.body.weight)
 
 
+@pytest.mark.parametrize("options", [{}, {"elsewhere_width": 3}])
+def test_a_saved_policy_whose_package_is_not_imported_says_which_to_import(tmp_path, options):
+    saved = {"type": "lawm", "model_type": "lawm_elsewhere", "defined_in": "elsewhere", **options}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"discover_packages_path=elsewhere"):
+        PreTrainedConfig.from_pretrained(tmp_path)
+
+
 def test_options_that_no_policy_or_another_policy_has_are_refused():
     with pytest.raises(TypeError, match="no_such_option"):
         LeRobotLAWMConfig(device="cpu", no_such_option=1)

@@ -19,14 +19,13 @@
 """
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import entry_points
 from typing import Any
 
+from ..plugins import load_plugins
 from ..writing.text import get_logger
 from .dataset import WindowDataset, iterate_windows
 from .files import LocalFiles, open_files
@@ -122,11 +121,8 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         scheme, _, rest = spec.partition(",")
         rest = f",{rest}"
     if scheme not in _SCHEMES:
-        for entry in entry_points(group="lawm_hf"):  # packages that are installed
-            try:
-                importlib.import_module(entry.module)
-            except ImportError as error:  # for example of an optional library
-                logger.warning("The plug-in %s cannot be imported: %s", entry.value, error)
+        for plugin, error in load_plugins().items():
+            logger.warning("The plug-in %s cannot be imported: %s", plugin, error)
     if scheme not in _SCHEMES:
         unknown = _unknown("scheme of a data source", scheme, list(_SCHEMES))
         raise ValueError(f"{unknown} A package that registers its own is imported by `--import`.")

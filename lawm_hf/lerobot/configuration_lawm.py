@@ -6,13 +6,16 @@ declare, so the options of all registered policies are fields here, those of oth
 as they are imported; None stands for the policy's own default.
 """
 
+import functools
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Literal
 
+import draccus
 from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 from lerobot.utils.constants import OBS_IMAGES
 
+from ..hub.licences import read_file
 from ..models import LAWMPolicyConfig
 from ..models.auto_lawm import policy_config
 from ..models.configuration_lawm import find_config_class, load_plugins, subclasses
@@ -207,6 +210,34 @@ def image_key(view: str) -> str:
     return view if view.startswith("observation.") else f"{OBS_IMAGES}.{view}"
 
 
+def _say_what_to_import(read: Any) -> Any:
+    """LeRobot's reading of a saved configuration, with a remedy where a package is missing.
+
+    It asks no class of ours before it refuses the options of a policy that nobody has imported.
+    """
+
+    def from_pretrained(cls: Any, pretrained_name_or_path: Any, **options: Any) -> Any:
+        try:
+            return read(cls, pretrained_name_or_path, **options)
+        except draccus.ParsingError as error:
+            if LeRobotLAWMConfig.__name__ not in str(error):
+                raise
+            if isinstance(error.__cause__, ValueError):  # ours, which says more
+                raise error.__cause__ from None
+            package = read_file(str(pretrained_name_or_path), "config.json").get("defined_in")
+            raise ValueError(
+                "The options of a saved policy must be those of a policy that is known, got: "
+                f"{error}. If {package or 'another package'} defines it, let LeRobot import that: "
+                f"--my.discover_packages_path={package or 'PACKAGE'}; or install one that names it "
+                "as an entry point of the group `lawm_hf`."
+            ) from error
+
+    return classmethod(functools.wraps(read)(from_pretrained))
+
+
+_lerobot: Any = PreTrainedConfig
+if not hasattr(_lerobot.from_pretrained, "__wrapped__"):
+    _lerobot.from_pretrained = _say_what_to_import(_lerobot.from_pretrained.__func__)
 _LEROBOT_FIELDS = {f.name for f in fields(LeRobotLAWMConfig)}
 _open: Any = LeRobotLAWMConfig
 _open.__dataclass_fields__ = _OpenFields(_open.__dataclass_fields__)

@@ -2,11 +2,8 @@
 """What every configuration shares: strict keywords, presets, and the sizes that a pair needs."""
 
 import difflib
-import importlib
 import logging
 from dataclasses import fields
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
@@ -130,20 +127,13 @@ class LAWMWorldModelConfig(StrictConfig):
     action_size: int = 7
 
 
-@cache
 def load_plugins() -> dict[str, str]:
-    """Import what installed distributions name as entry points of the group `lawm_hf`.
-
-    Returns:
-        Those that could not be imported, and why: one that lacks an optional library is no error.
-    """
-    failed = {}
-    for entry in entry_points(group="lawm_hf"):
-        try:
-            importlib.import_module(entry.module)
-        except Exception as error:
-            failed[entry.value] = f"{type(error).__name__}: {error}"
-    return failed
+    """See `lawm_hf.plugins`; as remote code of the Hub, without the package, there are none."""
+    try:
+        from lawm_hf.plugins import load_plugins as load
+    except ImportError:
+        return {}
+    return load()
 
 
 def registered_names(model_type: str) -> tuple[str, str]:
