@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
 from lawm_hf.arguments import arg, import_recorded, parse_json_options, run_command
 from lawm_hf.data import WindowSpec, make_loader, open_source
@@ -23,16 +22,20 @@ from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.models.auto_lawm import is_address, new_policy
 from lawm_hf.training import (
+    AveragedWeights,
     FocusedLoader,
     TrainingArgs,
     check_finite,
+    freeze_unused,
     load_checkpoint,
     make_accelerator,
     make_optimizer,
     parameter_groups,
+    prepare,
     save_checkpoint,
     to_device,
     told_only,
+    whole_model,
 )
 from lawm_hf.training.run_log import ProgressLog, write_run_record
 from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
@@ -192,12 +195,14 @@ def main(args: FinetuneArgs) -> None:
     rate, vision_rate = (r if g is None else g for r, g in zip(rates, given, strict=True))
     vision = dict.fromkeys(policy.vision_parameter_prefixes, vision_rate)
     groups = parameter_groups(policy, rate, args.weight_decay, vision)
+    all_used = freeze_unused(policy, sees_state=bool(source.features.state_size))
+    prepared = prepare(accelerator, policy, *make_optimizer(groups, args), all_used=all_used)
+    model, optimizer, scheduler = prepared
     ema = None
     if args.ema_decay:
-        ema = EMAModel(policy.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        ema.to(accelerator.device)
+        average = {"decay": args.ema_decay, "use_ema_warmup": True, "power": 0.75}
+        ema = AveragedWeights(policy.parameters(), **average)
         accelerator.register_for_checkpointing(ema)
-    model, optimizer, scheduler = accelerator.prepare(policy, *make_optimizer(groups, args))
     accelerator.init_trackers("lawm_finetune")
 
     first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
@@ -230,11 +235,11 @@ def main(args: FinetuneArgs) -> None:
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
+    if ema:
+        ema.copy_to(policy.parameters())
+    whole = whole_model(accelerator, model)
     if accelerator.is_main_process:
-        policy = accelerator.unwrap_model(model)
-        if ema:
-            ema.copy_to(policy.parameters())
-        policy.save_pretrained(args.output_dir)
+        whole.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
     with told_only("The record of the run", AGAIN):
         log.close()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.nn.utils import clip_grad_norm_
 
 from lawm_hf.analysis.report import LatentReport, training_sources
 from lawm_hf.arguments import arg, parse_json_options, run_command
@@ -27,13 +26,17 @@ from lawm_hf.training import (
     TrainingArgs,
     check_batch,
     check_finite,
+    clip_norm,
+    freeze_unused,
     load_checkpoint,
     make_accelerator,
     make_optimizer,
     parameter_groups,
+    prepare,
     save_checkpoint,
     to_device,
     told_only,
+    whole_model,
 )
 from lawm_hf.training.run_log import ProgressLog, write_run_record
 from lawm_hf.writing.atomic import unlock_folder
@@ -183,13 +186,18 @@ def main(args: PretrainArgs) -> None:
 
     policy = model.policy if latent else model
     vision = dict.fromkeys(policy.vision_parameter_prefixes, args.vision_learning_rate)
-    groups = parameter_groups(policy, args.learning_rate, args.weight_decay, vision)
+    groups, own = parameter_groups(policy, args.learning_rate, args.weight_decay, vision), []
     if latent:
         rate = args.world_model_learning_rate
         groups += parameter_groups(model.world_model, rate, args.weight_decay, {})
         parts = ("policy.", "world_model.")  # an objective may have parameters of its own
-        groups += parameter_groups(model, args.learning_rate, args.weight_decay, {}, parts)
-    model, optimizer, scheduler = accelerator.prepare(model, *make_optimizer(groups, args))
+        own = parameter_groups(model, args.learning_rate, args.weight_decay, {}, parts)
+        groups += own
+    sees_state, learns = loader.readers[0].with_state, not (latent and args.cut_gradient)
+    all_used = freeze_unused(policy, sees_state=sees_state, learns=learns)
+    all_used &= not own and (not latent or model.world_model.uses_all_parameters)
+    prepared = prepare(accelerator, model, *make_optimizer(groups, args), all_used=all_used)
+    model, optimizer, scheduler = prepared
     accelerator.init_trackers("lawm_pretrain")
 
     first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
@@ -219,18 +227,20 @@ def main(args: PretrainArgs) -> None:
                 log.add({"reconstruction": outputs.reconstruction_loss})
                 log.add({} if outputs.kl_loss is None else {"kl": outputs.kl_loss})
         log.update(step, norms, loader.progress())
-        if report and args.report_every and step % args.report_every == 0 and step < args.steps:
+        if args.report_every and step % args.report_every == 0 and step < args.steps:
+            whole = whole_model(accelerator, model)
             with told_only("The picture of imagined frames", "The next one is tried again."):
-                report.strip(accelerator.unwrap_model(model), f"strip_{step:06d}")
+                _ = report and report.strip(whole, f"strip_{step:06d}")
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             save_checkpoint(accelerator, args.output_dir, step, loader)
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
+    whole = whole_model(accelerator, model)
     if accelerator.is_main_process:
-        save(accelerator.unwrap_model(model), processor, args)
+        save(whole, processor, args)
     with told_only("The record of the run", AGAIN):
         log.close()
     if accelerator.is_main_process:
-        show(accelerator.unwrap_model(model), report, args)
+        show(whole, report, args)
     accelerator.end_training()
     unlock_folder(args.output_dir)
 
@@ -265,7 +275,7 @@ def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch
     return {
         "grad_policy": accelerator.clip_grad_norm_(rest, args.max_grad_norm),
         # Not Accelerate's: it unscales fp16 gradients at each call, which may be done once.
-        "grad_world_model": clip_grad_norm_(world, args.world_model_max_grad_norm),
+        "grad_world_model": clip_norm(world, args.world_model_max_grad_norm),
     }
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedType
 
 from lawm_hf import BakuConfig, BakuPolicy
 from lawm_hf.training import (
@@ -30,6 +32,7 @@ from lawm_hf.training import (
     write_run_record,
 )
 from lawm_hf.training import accelerator as accelerator_module
+from lawm_hf.training.sharding import shard_on_cpus
 from lawm_hf.writing.atomic import unlock_folder
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -396,3 +399,31 @@ def test_a_run_records_the_commit_of_each_set_on_the_hub(tmp_path):
     write_run_record(TrainingArgs(output_dir=str(tmp_path)), 0, [moving, local])
     record = json.loads((tmp_path / "environment.json").read_text())
     assert record["data_commits"] == {"lerobot:me/set": "c0ffee"}
+
+
+def test_a_launch_that_meant_several_processes_and_started_one_is_refused(tmp_path, monkeypatch):
+    """As `accelerate launch --cpu --num_processes 2` does."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(ValueError, match="--multi_gpu --num_processes 2"):
+        accelerator_of(TrainingArgs(output_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("VERSION", "1", "fsdp_version: 2"),
+        ("AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "TRANSFORMER_BASED_WRAP"),
+        ("ACTIVATION_CHECKPOINTING", "true", "--gradient_checkpointing true"),
+        ("CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false"),
+    ],
+)
+def test_settings_that_would_shard_another_model_are_refused(monkeypatch, setting, value, remedy):
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", f"FSDP_{setting}": value}
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
+    accelerator = mock.Mock(state=state)
+    type(accelerator).distributed_type = property(lambda self: self.state.distributed_type)
+    with pytest.raises(ValueError, match=remedy):
+        shard_on_cpus(accelerator)

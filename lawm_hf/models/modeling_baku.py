@@ -70,6 +70,8 @@ class BakuPolicy(LAWMPolicy):
     config: BakuConfig
     action_head_prefixes = ("action_head",)
     vision_parameter_prefixes = ("vision",)
+    state_parameter_prefixes = ("proprioception",)
+    uses_all_parameters = True
 
     def __init__(self, config: BakuConfig):
         super().__init__(config)
@@ -171,7 +173,9 @@ class BakuPolicy(LAWMPolicy):
             return PolicyOutput(actions=chunk)
         action_loss = self._negative_log_likelihood(chunk, actions)
         return PolicyOutput(
-            loss=masked_mean(action_loss, action_is_pad), actions=chunk, action_loss=action_loss
+            loss=masked_mean(action_loss, action_is_pad, self.training),
+            actions=chunk,
+            action_loss=action_loss,
         )
 
     def _negative_log_likelihood(self, chunk: Tensor, actions: Tensor) -> Tensor:

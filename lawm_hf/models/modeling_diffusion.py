@@ -51,6 +51,7 @@ class DiffusionPolicy(LAWMPolicy):
     latent_start: Tensor
     action_head_prefixes = ("unet.head",)
     vision_parameter_prefixes = ("vision",)
+    uses_all_parameters = True
 
     def __init__(self, config: DiffusionPolicyConfig):
         super().__init__(config)
@@ -190,7 +191,9 @@ class DiffusionPolicy(LAWMPolicy):
             target = scheduler.get_velocity(chunk, noise, timesteps)  # pyright: ignore
         error = self._predict(noisy, timesteps, condition) - target
         action_loss = error.square().mean(dim=-1)  # (B, N)
-        return PolicyOutput(loss=masked_mean(action_loss, action_is_pad), action_loss=action_loss)
+        return PolicyOutput(
+            loss=masked_mean(action_loss, action_is_pad, self.training), action_loss=action_loss
+        )
 
     def generate_latents(self, condition: Tensor) -> Tensor:
         """Latent actions `(B, N, A)` in [-1, 1] from a condition, with gradient.

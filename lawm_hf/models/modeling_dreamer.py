@@ -9,6 +9,8 @@ Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `E` frame embeddi
 `S×K` stoch.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -36,6 +38,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
 
     config_class = DreamerV3Config
     config: DreamerV3Config
+    uses_all_parameters = True
+    _no_split_modules: ClassVar = ["FrameEncoder", "FrameDecoder"]
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
@@ -90,7 +94,9 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if is_pad is not None:
             kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
         return WorldModelOutput(
-            loss=masked_mean(self.config.reconstruction_scale * reconstruction + kl, is_pad),
+            loss=masked_mean(
+                self.config.reconstruction_scale * reconstruction + kl, is_pad, self.training
+            ),
             reconstruction_loss=reconstruction,
             kl_loss=kl,
         )

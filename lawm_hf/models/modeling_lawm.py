@@ -63,6 +63,8 @@ class LAWMModel(PreTrainedModel):
 
     config_class = StrictConfig
     is_abstract: ClassVar[bool] = False
+    # Whether every parameter that learns has a gradient in each update: DDP then need not search.
+    uses_all_parameters: ClassVar[bool] = False
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -137,6 +139,8 @@ class LAWMPolicy(LAWMModel, abstract=True):
     action_head_prefixes: tuple[str, ...] = ()
     # Modules of the vision encoder, which learns at a rate of its own in the recipes.
     vision_parameter_prefixes: tuple[str, ...] = ()
+    # Modules that only the robot's state reaches, which most video does not have.
+    state_parameter_prefixes: tuple[str, ...] = ()
 
     def __init__(self, config: LAWMPolicyConfig):
         super().__init__(config)
@@ -228,6 +232,14 @@ class LAWMPolicy(LAWMModel, abstract=True):
         for parameter in vision.values():
             parameter.requires_grad_(False)
         return list(vision)
+
+    def freeze_state(self) -> list[str]:
+        """Stop training what only the robot's state reaches; returns the names, if any."""
+        has_any = self.config.state_size and self.state_parameter_prefixes
+        state = self.named_part("state_parameter_prefixes") if has_any else {}
+        for parameter in state.values():
+            parameter.requires_grad_(False)
+        return list(state)
 
     @torch.no_grad()
     def reset_action_head(self) -> list[str]:

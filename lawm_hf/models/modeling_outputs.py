@@ -55,12 +55,28 @@ class PretrainingOutput(ModelOutput):
     kl_loss: Tensor | None = None
 
 
-def masked_mean(values: Tensor, is_pad: Tensor | None) -> Tensor:
-    """Mean of `(B, N)` values over the entries that are not padding (0 where all are)."""
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = False) -> Tensor:
+    """Mean of `(B, N)` values over the entries that are not padding (0 where all are).
+
+    Args:
+        values: `(B, N)`.
+        is_pad: `(B, N)`, True where an entry does not count; `None` if all do.
+        across_processes: Divide by the mean count of all processes, which then must all call this:
+            the mean of their results is that of all entries, however the padding is spread.
+    """
     if is_pad is None:
         return values.mean()
     keep = (~is_pad).to(values.dtype)
-    return (values * keep).sum() / keep.sum().clamp(min=1)
+    count = keep.sum()
+    if across_processes and world_size() > 1:
+        dist.all_reduce(count)
+        count /= world_size()
+    return (values * keep).sum() / count.clamp(min=1 / world_size())
 
 
 def frame_error(
@@ -113,9 +129,7 @@ class LatentNorm(nn.Module):
         self.was_used = True
         if not self.training:
             return (x - self.running_mean) * (self.running_var + self.eps).rsqrt()
-        is_spread = dist.is_available() and dist.is_initialized()
-        world_size = dist.get_world_size() if is_spread else 1
-        if len(x) * world_size < 2:
+        if len(x) * world_size() < 2:
             raise ValueError(
                 "`latent_norm` standardises over the batch, which must hold at least 2 samples of "
                 "all processes, got 1: its gradient would be exactly 0. Take a larger batch, or "
@@ -123,8 +137,8 @@ class LatentNorm(nn.Module):
             )
         dtype, x = x.dtype, x.float()
         moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, N*A)
-        if world_size > 1:
-            moments = dist_functional.all_reduce(moments) / world_size
+        if world_size() > 1:
+            moments = dist_functional.all_reduce(moments) / world_size()
         mean, var = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)

@@ -58,6 +58,9 @@ class LAWMForPretraining(LAWMModel):
         # The models own their configurations: the head's reset, say, changes the policy's.
         self.config.policy, self.config.world_model = policy.config, world_model.config
         self.policy, self.world_model = policy, world_model
+        # Sharding gathers the weights of one at a time; of a part where it names some.
+        parts = {type(policy).__name__, type(world_model).__name__}
+        self._no_split_modules = parts.union(*(m._no_split_modules or () for m in self.children()))
 
     def forward(
         self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor

@@ -8,24 +8,36 @@ from .accelerator import make_accelerator
 from .args import TrainingArgs
 from .batches import FocusedLoader, to_device
 from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
-from .optimizer import check_batch, check_finite, make_optimizer, parameter_groups
+from .optimizer import (
+    check_batch,
+    check_finite,
+    freeze_unused,
+    make_optimizer,
+    parameter_groups,
+)
 from .run_log import ProgressLog, told_only, write_run_record
+from .sharding import AveragedWeights, clip_norm, prepare, whole_model
 
 _checkpoints = find_checkpoints  # its name of before
 
 __all__ = [
+    "AveragedWeights",
     "FocusedLoader",
     "ProgressLog",
     "TrainingArgs",
     "check_batch",
     "check_finite",
+    "clip_norm",
     "find_checkpoints",
+    "freeze_unused",
     "load_checkpoint",
     "make_accelerator",
     "make_optimizer",
     "parameter_groups",
+    "prepare",
     "save_checkpoint",
     "to_device",
     "told_only",
+    "whole_model",
     "write_run_record",
 ]

@@ -16,6 +16,7 @@ from ..hub import check_repository
 from ..writing.atomic import lock_folder, owns_folder
 from .args import TrainingArgs, changed_arguments
 from .checkpoints import find_checkpoints
+from .sharding import shard_on_cpus
 
 
 def make_accelerator(args: TrainingArgs) -> Accelerator:
@@ -35,17 +36,20 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
         )
     if checkpoints and args.resume:
         changed_arguments(args)  # refused before models and data are opened
+    _check_number()
     accelerator = Accelerator(
+        # Of processes on a machine without GPUs, Accelerate would let each do all the work.
+        cpu="LOCAL_RANK" in os.environ and not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,  # the schedule counts updates, not processes x updates
         log_with=[*args.report_to] or None,
         project_dir=args.output_dir,
         dynamo_plugin=TorchDynamoPlugin(backend=DynamoBackend.INDUCTOR) if args.compile else None,
-        # Video without proprioception leaves the state token's parameters unused.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs()],  # see `sharding.prepare`
     )
     args.mixed_precision = accelerator.mixed_precision
+    shard_on_cpus(accelerator)
     _check_launch(accelerator, args)
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
         threads = os.environ.get("LAWM_NUM_THREADS")
@@ -97,14 +101,31 @@ def check_outlets(args: TrainingArgs) -> None:
         check_repository(args.push_to_hub)
 
 
+def _check_number() -> None:
+    """Refuse a launch that meant several processes and started one.
+
+    Accelerate starts several on CPUs by `torchrun` or `--multi_gpu` only; otherwise it sets an
+    address for them to meet, and runs one.
+    """
+    by_accelerate = "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ
+    several = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+    if by_accelerate and not any(name in os.environ for name in several):
+        raise ValueError(
+            "The launcher was asked for several processes and has started one. On CPUs, "
+            "`--cpu --num_processes 2` does so: give `--multi_gpu --num_processes 2` instead, "
+            "without `--cpu`; where there are GPUs too, with ACCELERATE_USE_CPU=true before it."
+        )
+
+
 def _check_launch(accelerator: Accelerator, args: TrainingArgs) -> None:
     """Refuse what launcher and recipe understand differently, or this device cannot do."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise RuntimeError(
             f"The launcher has started {launched} processes, but Accelerate sees "
-            f"{accelerator.num_processes}: each would do all the work. On CPUs set "
-            "ACCELERATE_USE_CPU=true before torchrun."
+            f"{accelerator.num_processes}: each would do all the work. Start them by "
+            "`accelerate launch --multi_gpu` or torchrun; where there are GPUs that are not to be "
+            "used, set ACCELERATE_USE_CPU=true before it."
         )
     asked, held = args.gradient_accumulation_steps, accelerator.gradient_accumulation_steps
     if asked != held:

@@ -37,6 +37,27 @@ def parameter_groups(
     return [{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()]
 
 
+def freeze_unused(policy: LAWMPolicy, *, sees_state: bool, learns: bool = True) -> bool:
+    """Stop parameters that the data give no gradient; to be called after `parameter_groups`.
+
+    They stay in the optimiser, which leaves them alone as it did before: its state in older
+    checkpoints fits.
+
+    Args:
+        policy: The policy.
+        sees_state: Whether the data have the robot's state.
+        learns: Whether any gradient reaches the policy.
+
+    Returns:
+        Whether those that are left surely have a gradient in each update.
+    """
+    if not learns:
+        policy.requires_grad_(False)
+    elif not sees_state:
+        policy.freeze_state()
+    return policy.uses_all_parameters or not learns
+
+
 def make_optimizer(groups: list[dict[str, Any]], args: TrainingArgs):
     """AdamW (betas of the released code) with a cosine schedule and linear warm-up.
 
