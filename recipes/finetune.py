@@ -196,6 +196,8 @@ def main(args: FinetuneArgs) -> None:
     vision = dict.fromkeys(policy.vision_parameter_prefixes, vision_rate)
     groups = parameter_groups(policy, rate, args.weight_decay, vision)
     all_used = freeze_unused(policy, sees_state=bool(source.features.state_size))
+    if args.gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
     prepared = prepare(accelerator, policy, *make_optimizer(groups, args), all_used=all_used)
     model, optimizer, scheduler = prepared
     ema = None

@@ -196,6 +196,8 @@ def main(args: PretrainArgs) -> None:
     sees_state, learns = loader.readers[0].with_state, not (latent and args.cut_gradient)
     all_used = freeze_unused(policy, sees_state=sees_state, learns=learns)
     all_used &= not own and (not latent or model.world_model.uses_all_parameters)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     prepared = prepare(accelerator, model, *make_optimizer(groups, args), all_used=all_used)
     model, optimizer, scheduler = prepared
     accelerator.init_trackers("lawm_pretrain")

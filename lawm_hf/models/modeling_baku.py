@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_baku import BakuConfig
 from .modeling_lawm import LAWMPolicy
@@ -22,7 +23,7 @@ from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(GradientCheckpointingLayer):
     """Pre-norm attention and MLP, as in GPT-2."""
 
     def __init__(self, config: BakuConfig):
@@ -72,6 +73,7 @@ class BakuPolicy(LAWMPolicy):
     vision_parameter_prefixes = ("vision",)
     state_parameter_prefixes = ("proprioception",)
     uses_all_parameters = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: BakuConfig):
         super().__init__(config)

@@ -52,6 +52,7 @@ class DiffusionPolicy(LAWMPolicy):
     action_head_prefixes = ("unet.head",)
     vision_parameter_prefixes = ("vision",)
     uses_all_parameters = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: DiffusionPolicyConfig):
         super().__init__(config)

@@ -39,6 +39,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
     config_class = DreamerV3Config
     config: DreamerV3Config
     uses_all_parameters = True
+    supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["FrameEncoder", "FrameDecoder"]
 
     def __init__(self, config: DreamerV3Config):

@@ -13,6 +13,7 @@ from .scan_linear import BlockLinear, ScanLinear
 
 NORM_EPS = 1e-3  # DreamerV3
 NUM_CHANNELS = 3
+FRAMES_AT_ONCE = 16  # with gradient checkpointing
 # What a residual decoder draws: a change of colour; a shift in x and y; a colour and its opacity.
 _NUM_DRAWN = {"difference": NUM_CHANNELS, "flow": 2, "composite": NUM_CHANNELS + 1}
 
@@ -26,6 +27,23 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(B, C, H, W)`."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class FrameLayers(nn.Sequential):
+    """Layers over frames; with gradient checkpointing a few frames at a time, and once more.
+
+    What is kept for the backward pass is then the input and the output, and the rest of a few
+    frames, which are computed again: else the maps of all frames are most of what a step keeps.
+    """
+
+    gradient_checkpointing = False  # `PreTrainedModel.gradient_checkpointing_enable` sets it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map `(B, C, H, W)`."""
+        if not (self.gradient_checkpointing and self.training):
+            return super().forward(input)
+        run, again = super().forward, self._gradient_checkpointing_func
+        return torch.cat([again(run, part) for part in input.split(FRAMES_AT_ONCE)])
 
 
 class FrameEncoder(nn.Module):
@@ -42,7 +60,7 @@ class FrameEncoder(nn.Module):
                 nn.SiLU(),
             ]
             channels = out
-        self.layers = nn.Sequential(*layers)
+        self.layers = FrameLayers(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images in [-0.5, 0.5], `(B, C, H, W)`, as `(B, E)`."""
@@ -77,7 +95,7 @@ class FrameDecoder(nn.Module):
             if not is_last:
                 layers += [ChannelNorm(out), nn.SiLU()]
             channels = out
-        self.layers = nn.Sequential(*layers)
+        self.layers = FrameLayers(*layers)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         """Draw `(B, 3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`."""

@@ -37,6 +37,7 @@ class LAWMForPretraining(LAWMModel):
     config_class = LAWMPretrainingConfig
     config: LAWMPretrainingConfig
     main_input_name = "frames"
+    supports_gradient_checkpointing = True  # of the parts that do
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class StepEmbedding(nn.Module):
@@ -44,7 +45,7 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(GradientCheckpointingLayer):
     """Two convolution blocks; the condition scales and shifts what lies between them."""
 
     def __init__(self, in_size: int, out_size: int, condition_size: int, kernel_size: int):

@@ -22,6 +22,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_vision import VisionPolicyConfig
 
@@ -41,7 +42,7 @@ class Film(nn.Module):
         return x * (1 + gamma) + beta
 
 
-class FilmBlock(nn.Module):
+class FilmBlock(GradientCheckpointingLayer):
     """ResNet's basic block with GroupNorm, modulated by FiLM at its end as in BAKU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, code_size: int):
@@ -65,7 +66,7 @@ class FilmBlock(nn.Module):
         return self.film(y, code)
 
 
-class PlainBlock(nn.Module):
+class PlainBlock(GradientCheckpointingLayer):
     """One residual 3x3 convolution; normalising would cost a quarter of a CPU's step."""
 
     def __init__(self, in_channels: int, channels: int, stride: int):

@@ -17,8 +17,9 @@ _CHANGEABLE = {
     "output_dir", "resume", "next_epoch", "overwrite", "steps", "batch_size",
     "gradient_accumulation_steps", "num_workers", "learning_rate", "vision_learning_rate",
     "world_model_learning_rate", "weight_decay", "warmup_steps", "min_lr_ratio", "max_grad_norm",
-    "world_model_max_grad_norm", "ema_decay", "augment", "mixed_precision", "compile", "log_every",
-    "save_every", "report_every", "eval_source", "report_to", "push_to_hub", "import",
+    "world_model_max_grad_norm", "ema_decay", "augment", "mixed_precision", "compile",
+    "gradient_checkpointing", "log_every", "save_every", "report_every", "eval_source",
+    "report_to", "push_to_hub", "import",
 }
 # fmt: on
 
@@ -50,6 +51,9 @@ class TrainingArgs(CommandArgs):
         choices=("no", "bf16", "fp16"),
     )
     compile: bool = arg(False, "torch.compile the model")
+    gradient_checkpointing: bool = arg(
+        False, "keep fewer activations and compute them again: less memory, more time"
+    )
     num_workers: int = arg(0, "data loading processes; 0 loads in the main one", min=0)
     log_every: int = arg(20, "updates between log lines", min=1)
     save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last", min=0)
