@@ -2,6 +2,7 @@
 """The rows of a LeRobot set: which file holds an episode's, in order."""
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class RowFiles:
         """See `Source.reopen`."""
         self._tables = LRU(_CACHE_BYTES, lambda rows: rows.table.nbytes)
         self._groups = LRU(_CACHE_BYTES, lambda table: table.nbytes)
-        self._parquets = LRU(_OPEN_FILES, close=lambda file: file.close())
+        self._parquets = LRU(_OPEN_FILES, close=lambda opened: opened[0].close())
 
     def __getstate__(self) -> dict[str, Any]:
         caches = ("_tables", "_groups", "_parquets")
@@ -64,25 +65,30 @@ class RowFiles:
 
     def pictures(self, path: str, camera: str, rows: np.ndarray) -> list[bytes | Path]:
         """Encoded pictures in rows of a file, of which only those row groups are read."""
-        file = self._open(path)
-        counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        ends = np.cumsum(counts).tolist()
+        file, starts = self._open(path)
         found = []
         for row in rows.tolist():
-            group = bisect.bisect_right(ends, row)
+            group = bisect.bisect_right(starts, row) - 1
             table = self._groups.get(
                 (path, camera, group), lambda g=group: file.read_row_group(g, columns=[camera])
             )
-            value = table[camera][row - ends[group] + counts[group]].as_py()
+            value = table[camera][row - starts[group]].as_py()
             found.append(value["bytes"] or self.files.fetch(value["path"]))
         return found
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        return self._parquets.get(path, lambda: open_parquet(self.files.fetch(path), path))
+    def _open(self, path: str) -> tuple[pq.ParquetFile, list[int]]:
+        """A file, and the first row of each of its row groups."""
+
+        def read() -> tuple[pq.ParquetFile, list[int]]:
+            file = open_parquet(self.files.fetch(path), path)
+            groups = (file.metadata.row_group(g) for g in range(file.num_row_groups))
+            return file, list(itertools.accumulate((g.num_rows for g in groups), initial=0))[:-1]
+
+        return self._parquets.get(path, read)
 
     def _read_rows(self, path: str) -> "_Rows":
         """The columns of numbers of a file, its rows sorted by episode and frame."""
-        file = self._open(path)
+        file, _ = self._open(path)
         table = read_columns(file, path, [c for c in file.schema_arrow.names if c in self.columns])
         episodes = flat(table, "episode_index").astype(np.int64)
         keys = [flat(table, "frame_index")] if "frame_index" in table.column_names else []
@@ -127,7 +133,7 @@ class RowFiles:
                 continue
             self._looked.add(path)
             try:
-                table = read_columns(self._open(path), path, ["episode_index"])
+                table = read_columns(self._open(path)[0], path, ["episode_index"])
             except BadClipError as error:
                 logger.warning("Looking for episode %d: %s", episode, error)
                 continue
