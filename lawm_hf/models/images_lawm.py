@@ -73,6 +73,9 @@ def resize(images: Tensor, size: int, name: str) -> Tensor:
 
 def _block_mean(images: Tensor, rows: int, columns: int) -> Tensor:
     """Mean over blocks of `rows` x `columns` pixels, in a third of `avg_pool2d`'s time on CPUs."""
+    if images.dtype == torch.uint8 and rows == columns == 2:
+        # A few samples at a time stay in the cache.
+        return torch.cat([_halve(part) for part in images.split(4)])
     total = images[..., ::rows, :].to(torch.float32, copy=True)
     for row in range(1, rows):
         total += images[..., row::rows, :]
@@ -83,6 +86,13 @@ def _block_mean(images: Tensor, rows: int, columns: int) -> Tensor:
     return (
         (pooled + 0.5).to(torch.uint8) if images.dtype == torch.uint8 else pooled.to(images.dtype)
     )
+
+
+def _halve(images: Tensor) -> Tensor:
+    """Mean of 2 x 2 pixels of uint8 images, rounded: sums of two rows, then of pairs in 32 bits."""
+    rows = images[..., ::2, :].to(torch.int16, memory_format=torch.contiguous_format)
+    pairs = rows.add_(images[..., 1::2, :]).view(torch.int32)  # two sums of at most 510 each
+    return (pairs >> 16).add_(pairs).add_(2).bitwise_right_shift_(2).to(torch.uint8)
 
 
 def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:

@@ -74,23 +74,32 @@ class DreamerV3WorldModel(LAWMWorldModel):
             scaled up, so that the average over steps estimates the same number.
         """
         self._check_inputs(frames, actions, frame_is_pad, noise)
+        num_steps = actions.shape[1]
+        is_posterior = self.config.training_states == "posterior"
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        images = seen = self._centre(frames)
+        images = seen = self._centre(frames if is_posterior else frames[:, :1])
         if self.training and self.config.mask_ratio:
             seen = hide_patches(images, self.config.mask_ratio)
         if noise is None and self.training:
             shape = (*frames.shape[:2], self.config.num_categoricals)
             noise = torch.rand(shape, device=frames.device)
-        if self.config.training_states == "posterior":
+        steps = self._draw_steps(num_steps)
+        if is_posterior:
             states = self.rssm.observe(self._embed(seen), actions, noise=noise).at(slice(1, None))
             kl = self._kl(states)  # (B, N)
+            targets = images[:, 1:]
+            if steps is not None:
+                states, targets = states.at(steps), targets[:, steps]
         else:
-            first, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
-            state = self.rssm.initial_state(self._embed(seen[:, :1])[:, 0], first)
-            states = self.rssm.imagine(state, actions, later)
+            start, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
+            state = self.rssm.initial_state(self._embed(seen)[:, 0], start)
+            states = self.rssm.imagine(state, actions, later, steps)
             kl = images.new_zeros(actions.shape[:2])
-        reconstruction = self._reconstruction(states, images)  # (B, N)
+            targets = self._centre(frames[:, 1:] if steps is None else frames[:, steps + 1])
+        first = images[:, :1]
+        error = self._error(self._draw(states, first), targets, first)
+        reconstruction = error if steps is None else _spread(error, steps, num_steps)  # (B, N)
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if is_pad is not None:
             kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
@@ -101,6 +110,13 @@ class DreamerV3WorldModel(LAWMWorldModel):
             reconstruction_loss=reconstruction,
             kl_loss=kl,
         )
+
+    def _draw_steps(self, num_steps: int) -> Tensor | None:
+        """Which steps this update decodes, `(num_decoded_steps,)` of them; `None` for all."""
+        num_decoded = self.config.num_decoded_steps or num_steps
+        if not self.training or num_decoded >= num_steps:
+            return None
+        return torch.randperm(num_steps)[:num_decoded]
 
     def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
         """See `LAWMWorldModel.predict_frames`."""
@@ -176,20 +192,6 @@ class DreamerV3WorldModel(LAWMWorldModel):
             return lay_over(first, drawn)
         return drawn + first
 
-    def _reconstruction(self, states: RSSMState, images: Tensor) -> Tensor:
-        """Loss `(B, N)` of the frames drawn from states `(B, N, ...)`; images `(B, N+1, ...)`."""
-        first, targets = images[:, :1], images[:, 1:]
-        num_steps, steps = targets.shape[1], None
-        num_decoded = self.config.num_decoded_steps or num_steps
-        if self.training and num_decoded < num_steps:
-            steps = torch.randperm(num_steps)[:num_decoded]
-            states, targets = states.at(steps), targets[:, steps]
-        error = self._error(self._draw(states, first), targets, first)
-        if steps is None:
-            return error
-        scaled = error.new_zeros(len(error), num_steps)
-        return scaled.index_copy(1, steps.to(error.device), error * (num_steps / num_decoded))
-
     def _error(self, drawn: Tensor, targets: Tensor, first: Tensor) -> Tensor:
         """Error `(B, N)` of drawn images: of their pixels, or averaged over scales of features."""
         weight = self.config.motion_weight
@@ -209,8 +211,11 @@ class DreamerV3WorldModel(LAWMWorldModel):
     def _centre(self, frames: Tensor) -> Tensor:
         """Images in [-0.5, 0.5], float32 and channels-last, of frames `(B, T, C, H, W)`."""
         images = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        scale = 255 if frames.dtype == torch.uint8 else 1
-        return (images.float() / scale - 0.5).unflatten(0, frames.shape[:2])
+        if frames.dtype == torch.uint8:
+            images = images.float().div_(255).sub_(0.5)
+        else:
+            images = images.float() - 0.5
+        return images.unflatten(0, frames.shape[:2])
 
     def _embed(self, images: Tensor) -> Tensor:
         return self.encoder(images.flatten(0, 1).to(self.dtype)).unflatten(0, images.shape[:2])
@@ -268,6 +273,12 @@ class DreamerV3WorldModel(LAWMWorldModel):
         for name, parameter in module.named_parameters(recurse=False):
             if name.endswith("bias") or name == "initial_deter":
                 init.zeros_(parameter)
+
+
+def _spread(error: Tensor, steps: Tensor, num_steps: int) -> Tensor:
+    """Errors of some steps `(B, n)` among all `(B, N)`, scaled up so that the mean is as expected."""
+    spread = error.new_zeros(len(error), num_steps)
+    return spread.index_copy(1, steps.to(error.device), error * (num_steps / len(steps)))
 
 
 def _init_truncated(weight: Tensor, fans: int, scale: float = 1.0) -> None:

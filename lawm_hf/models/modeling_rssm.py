@@ -251,18 +251,29 @@ class RSSM(nn.Module):
         later = self._scan(deter, stoch, actions, embeds[:, 1:], rest)
         return RSSMState(*(torch.cat(parts, 1) for parts in zip(first, later, strict=True)))
 
-    def imagine(self, state: RSSMState, actions: Tensor, noise: Tensor | None = None) -> RSSMState:
+    def imagine(
+        self,
+        state: RSSMState,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        steps: Tensor | None = None,
+    ) -> RSSMState:
         """Predict latent states from actions alone: prior states.
 
         Args:
             state: Where to start, `(B, ...)`.
             actions: `(B, T, A)`; action `k` leads to the state `k` of the result.
             noise: Uniform in [0, 1), `(B, T, S)`; modes instead of samples if `None`.
+            steps: Which states are wanted, `(n,)` on the CPU; all by default. Nothing is computed
+                for those after the last of them.
 
         Returns:
-            The `T` states after `state`, `(B, T, ...)`.
+            The states after `state`, `(B, T, ...)` or `(B, n, ...)`.
         """
-        return self._scan(state.deter, state.stoch, actions, None, noise)
+        if steps is None or torch.compiler.is_compiling():  # whose shapes must not be drawn
+            states = self._scan(state.deter, state.stoch, actions, None, noise)
+            return states if steps is None else states.at(steps)
+        return self._scan(state.deter, state.stoch, actions, None, noise, steps.tolist())
 
     def _scan(
         self,
@@ -271,9 +282,11 @@ class RSSM(nn.Module):
         actions: Tensor,
         embeds: Tensor | None,
         noise: Tensor | None,
+        steps: list[int] | None = None,
     ) -> RSSMState:
         """Run the recurrence; stoch is drawn from the posterior, without embeds from the prior."""
-        num_steps = actions.shape[1]
+        num_steps = actions.shape[1] if steps is None else max(steps) + 1
+        actions = actions[:, :num_steps]
         recurrence = self.recurrence.for_scan(actions.transpose(0, 1).to(deter.dtype))
         infer = self._stoch_for_scan(embeds, num_steps, len(actions))
         states = []
@@ -283,6 +296,7 @@ class RSSM(nn.Module):
             sample = sample_one_hot(log_probs, None if noise is None else noise[:, k])
             stoch = sample.to(deter.dtype)
             states.append((deter, stoch, log_probs))
+        states = states if steps is None else [states[k] for k in steps]
         return RSSMState(*(torch.stack(parts, 1) for parts in zip(*states, strict=True)))
 
     def _stoch_for_scan(
