@@ -85,6 +85,16 @@ def test_absent_inputs_are_absent_from_the_batch():
     assert set(batch) == {"pixel_values", "task_embeds"}
 
 
+@pytest.mark.parametrize("is_channels_last", [False, True])
+def test_halved_pictures_are_rounded_means_of_four_pixels(is_channels_last):
+    images = torch.randint(0, 256, (5, 2, 3, 8, 8), dtype=torch.uint8)
+    images[0, 0], images[0, 1] = 255, 0
+    if is_channels_last:
+        images = images.movedim(2, -1).contiguous().movedim(-1, 2)
+    four = images.int().unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).sum((-3, -1))
+    assert torch.equal(resize(images, 4, "images").int(), (four + 2) // 4)
+
+
 def test_pixel_values_are_block_means_standardised_by_channel():
     images = raw_batch()["images"]
     processor = make_processor(image_mean=(0.5, 0.4, 0.3), image_std=(0.1, 0.2, 0.3))

@@ -427,3 +427,13 @@ def test_settings_that_would_shard_another_model_are_refused(monkeypatch, settin
     type(accelerator).distributed_type = property(lambda self: self.state.distributed_type)
     with pytest.raises(ValueError, match=remedy):
         shard_on_cpus(accelerator)
+
+
+def test_the_settings_for_a_cpu_keep_float32():
+    precision = torch.get_float32_matmul_precision()
+    try:
+        accelerator_module.tune_cpu()
+        a, b = (torch.randn(300, 300, dtype=torch.float64) for _ in range(2))
+        torch.testing.assert_close((a.float() @ b.float()).double(), a @ b, rtol=0, atol=1e-3)
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -39,17 +39,23 @@ class TransformerBlock(GradientCheckpointingLayer):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Transform tokens.
+        """Transform the last `Q` tokens.
 
         Args:
             x: `(B, T, hidden_size)`.
-            mask: `(B, 1, T, T)`, True where a token (row) may look at another (column).
+            mask: `(B, 1, Q, T)`, True where one of the last tokens (row) may look at another
+                (column).
+
+        Returns:
+            `(B, Q, hidden_size)`.
         """
+        num_queries = mask.shape[2]
         qkv = self.query_key_value(self.attention_norm(x))
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T, head size)
             for part in qkv.chunk(3, dim=-1)
         )
+        q, x = q[:, :, -num_queries:], x[:, -num_queries:]
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         y = self.attention_output(y.transpose(1, 2).flatten(2))
@@ -168,8 +174,9 @@ class BakuPolicy(LAWMPolicy):
         # The instruction comes first and is always there: no row of the mask is empty.
         mask = causal & visible[:, None, None, :]  # (B, 1, T, T)
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask)
+        x = self.blocks[-1](x, mask[:, :, -1:])  # nobody reads the other tokens
         chunk = self.bound(self.action_head(self.head(self.norm(x[:, -1]))))  # (B, N, A)
         if actions is None:
             return PolicyOutput(actions=chunk)

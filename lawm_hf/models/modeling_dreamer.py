@@ -276,7 +276,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
 
 
 def _spread(error: Tensor, steps: Tensor, num_steps: int) -> Tensor:
-    """Errors of some steps `(B, n)` among all `(B, N)`, scaled up so that the mean is as expected."""
+    """Errors `(B, n)` of some steps among all, `(B, N)`, scaled up to the expected mean."""
     spread = error.new_zeros(len(error), num_steps)
     return spread.index_copy(1, steps.to(error.device), error * (num_steps / len(steps)))
 
