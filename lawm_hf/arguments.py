@@ -31,6 +31,10 @@ _KINDS = {
     str: "a text",
     Path: "a path",
 }
+# Which extra of ours brings an optional package.
+_EXTRAS = dict.fromkeys(("gymnasium", "mujoco", "matplotlib"), "sim") | {"tensorboard": "demo"}
+_EXTRAS |= dict.fromkeys(("lerobot", "draccus"), "lerobot")
+_EXTRAS |= dict.fromkeys(("libero", "robosuite", "bddl", "OpenGL"), "libero")
 # Words that our documents and configurations write where your own value belongs.
 _PLACEHOLDERS = {
     "DIR": "the folder of your own copy",
@@ -139,12 +143,23 @@ def one_screen(argv: list[str]) -> Iterator[None]:
     except Exception as error:
         if show:
             raise
-        text = str(error)[:2000].strip()
+        text = missing_package(error) or str(error)[:2000].strip()
         if not isinstance(error, ValueError | OSError | ImportError) or not text:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
             text = f"{type(error).__name__}: {text} ({' > '.join(places)})"
         _fail(f"{text}\n(--traceback shows where this comes from.)")
+
+
+def missing_package(error: Exception) -> str:
+    """What to install, if an optional package is not there; else nothing."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ImportError) or package not in _EXTRAS:
+        return ""
+    return (
+        f"This needs the package `{package}`, which is not installed ({error}). "
+        f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]'"
+    )
 
 
 def import_packages(names: Iterable[str]) -> None:

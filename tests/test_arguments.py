@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines: YAML first, flags override; what is wrong is one line that names it."""
 
+import ast
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,6 +251,49 @@ def test_an_error_and_a_log_line_do_not_steer_the_terminal(capsys, caplog):
     assert get_logger("lawm_hf.of_this_test") is logger
     logger.warning("Skipped %s of %d", escape, 3)
     assert caplog.messages == [r"Skipped \x1b]0;owned\x07\x1b[2J of 3"]
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("gymnasium", "sim"), ("mujoco", "sim"), ("matplotlib", "sim"), ("lerobot", "lerobot")],
+)
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(package, extra, capsys):
+    def main(args):
+        error = f"No module named {package!r}"
+        raise ModuleNotFoundError(error, name=f"{package}.spaces")
+
+    assert f"pip install 'lawm_hf[{extra}]'" in refusal_of(main, capsys)
+
+
+@pytest.mark.parametrize("recipe", ["pretrain", "finetune", "evaluate", "analyze", "experiment"])
+def test_a_recipe_says_its_flags_without_any_optional_package(recipe):
+    # As if they were not installed: nothing that is found on the way imports them at its top.
+    names = {"gymnasium", "mujoco", "matplotlib", "lerobot", "draccus", "libero", "tensorboard"}
+    seen, ours = set(), [f"lawm_hf.recipes.{recipe}"]
+    root = Path(lawm_hf.__file__).parent
+    while ours:
+        module = ours.pop()
+        path = root.joinpath(*module.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in seen or not path.is_file():
+            continue
+        seen.add(module)
+        parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        ours.append(".".join(parts))
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(
+                    [*(parts[: len(parts) - node.level + 1] if node.level else [])]
+                    + ([node.module] if node.module else [])
+                )
+                found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            assert not {name.split(".")[0] for name in found} & names, path
+            ours += [name for name in found if name.startswith("lawm_hf")]
+    assert len(seen) > 10
 
 
 def test_every_module_that_logs_does_it_without_steering_the_terminal():

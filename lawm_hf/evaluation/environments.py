@@ -21,13 +21,13 @@ It may have, as attributes, which an evaluation follows:
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
-from .. import envs  # noqa: F401  (registers ours)
 from ..models import LAWMPolicyConfig
 from .rollout import ask
+
+if TYPE_CHECKING:  # It is optional: what is missing is said when a command runs.
+    import gymnasium
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Environment:
     image_size: int
     fps: float
 
-    def make(self, task: int | None = None) -> gymnasium.Env:
+    def make(self, task: int | None = None) -> "gymnasium.Env":
         """Build the one of this task."""
         return _make(self.id, self.options | ({} if task is None else {"task": task}))
 
@@ -64,6 +64,10 @@ def ask_environment(
     Raises:
         ValueError: If there is none of that name, or it and the policy do not fit.
     """
+    import gymnasium
+
+    from .. import envs  # noqa: F401  (registers ours)
+
     short = {s.name.lower(): s.id for s in gymnasium.registry.values() if s.namespace == "lawm_hf"}
     environment = short.get(name, name)
     views = views or list(getattr(config, "views", None) or [])
@@ -92,6 +96,8 @@ def ask_environment(
 
 
 def _make(environment: str, options: dict[str, Any], known: list[str] | None = None) -> Any:
+    import gymnasium
+
     try:
         return gymnasium.make(environment, **options)
     except gymnasium.error.UnregisteredEnv as error:
@@ -111,9 +117,11 @@ def _make(environment: str, options: dict[str, Any], known: list[str] | None = N
 
 
 def _check_spaces(
-    name: str, env: gymnasium.Env, config: LAWMPolicyConfig, views: list[str]
+    name: str, env: "gymnasium.Env", config: LAWMPolicyConfig, views: list[str]
 ) -> dict[str, Any]:
     """The environment's cameras, after a look at all spaces."""
+    import gymnasium
+
     seen, actions = env.observation_space, env.action_space
     parts: Any = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {}
     pixels = parts.get("pixels")
