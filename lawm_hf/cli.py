@@ -57,6 +57,16 @@ class RecordArgs(CommandArgs):
 
 
 @dataclass
+class ExportArgs(CommandArgs):
+    """A finetuned policy as a file for machines without torch; checked before it is written."""
+
+    folder: str = arg(..., "folder or Hub repository of a finetuned policy", positional=True)
+    onnx: bool = arg(False, "for onnxruntime; the one format there is, so it must be given")
+    out: Path | None = arg(None, "file to write (default: policy.onnx in the folder)")
+    tasks: list[str] = arg([], "instructions whose embeddings the file is to carry")
+
+
+@dataclass
 class PushArgs(CommandArgs):
     """Upload a run: models, card and reports, to a repository that is private unless it exists."""
 
@@ -98,6 +108,17 @@ def _doctor(args: DoctorArgs) -> None:
     raise SystemExit(run_doctor(args.policy, args.fast_rendering))
 
 
+def _export(args: ExportArgs) -> None:
+    if not args.onnx:
+        raise ValueError("`lawm-hf export` must be told a format. Add `--onnx`, the one there is.")
+    from .arguments import import_recorded
+    from .hub.onnx_export import export_onnx
+
+    import_recorded(args.folder)
+    path = export_onnx(args.folder, args.out, args.tasks)
+    print(f"onnxruntime agrees with torch; wrote {path}.")  # noqa: T201
+
+
 def _push(args: PushArgs) -> None:
     from .hub import push_run
 
@@ -136,6 +157,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], None], type[CommandArgs]]] = {
     "data inspect": (_inspect, InspectArgs),
     "convert": (_convert, ConvertArgs),
     "libero record": (_record, RecordArgs),
+    "export": (_export, ExportArgs),
     "push": (_push, PushArgs),
     "doctor": (_doctor, DoctorArgs),
 }

@@ -55,6 +55,7 @@ def test_the_help_of_the_command_imports_nothing_heavy():
         (["libero", "record", "--out", "x", "--noise", "nan"], "got 'nan'"),
         (["libero", "record", "--out", "x", "--episodes", "0"], "at least 1"),
         (["doctor", "--polcy", "x"], "Did you mean `policy`?"),
+        (["export", "nowhere"], "Add `--onnx`"),
         (["push", "nowhere", "me/x"], "must be the output of a recipe"),
         (["push", "nowhere", "x"], "the owner is missing"),
     ],

@@ -18,6 +18,9 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_baku import BakuConfig
+
+# Unused here, but transformers loads remote code from a folder with direct imports only.
+from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_vision import FilmVisionEncoder, init_vision_weights

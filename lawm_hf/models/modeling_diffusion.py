@@ -13,7 +13,6 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -21,6 +20,9 @@ from transformers import AutoModel
 from transformers import initialization as init
 
 from .configuration_diffusion import DiffusionPolicyConfig
+
+# Unused here, but transformers loads remote code from a folder with direct imports only.
+from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_unet import ConditionalUnet
@@ -93,15 +95,15 @@ class DiffusionPolicy(LAWMPolicy):
     @cached_property
     def _noise_scheduler(self) -> DDPMScheduler:
         """The training schedule; made at first use, as models are built on the meta device."""
-        return self._make_scheduler(DDPMScheduler)
+        return self._make_scheduler()
 
     @cached_property
     def _signals(self) -> list[float]:
         """Squared factor of the clean chunk at each step: numbers, lest a GPU be waited for."""
-        return self._make_scheduler(DDPMScheduler).alphas_cumprod.tolist()
+        return self._make_scheduler().alphas_cumprod.tolist()
 
-    def _make_scheduler[S: DDPMScheduler | DDIMScheduler](self, kind: type[S]) -> S:
-        return kind(
+    def _make_scheduler(self) -> DDPMScheduler:
+        return DDPMScheduler(
             num_train_timesteps=self.config.num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type=self.config.prediction_type,
@@ -246,31 +248,70 @@ class DiffusionPolicy(LAWMPolicy):
             return prediction
         return signal * sample - noise * prediction
 
+    def draw_noise(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Where a chunk starts, `noise` `(B, N, A)`.
+
+        Drawn on the generator's device, so that a seed means the same on CPU and GPU.
+
+        Raises:
+            ValueError: If the sampler draws more at each step.
+        """
+        if self.config.sampler != "ddim":
+            raise ValueError(
+                f'The sampler must be "ddim" for all noise to be drawn beforehand, got '
+                f'{self.config.sampler!r}. Set `policy.config.sampler = "ddim"` and look at the '
+                "success rate anew."
+            )
+        shape = (batch_size, self.config.chunk_size, self.config.action_size)
+        return {"noise": randn_tensor(shape, generator, self.device)}
+
     @torch.no_grad()
     def predict_action_chunk(
-        self, generator: torch.Generator | None = None, **observation: Tensor
+        self,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        **observation: Tensor,
     ) -> Tensor:
         """Sample a chunk to execute, `(B, N, A)` in [-1, 1].
 
         Args:
             generator: Source of the noise, for repeatable results; None uses torch's global one.
+            noise: Where to start, in place of a draw; see `draw_noise`.
             **observation: The observation keys of `forward`.
         """
-        config = self.config
         condition = self.encode(**observation)
-        shape = (len(condition), config.chunk_size, config.action_size)
-        # Draws on the generator's device, so that a seed means the same on CPU and GPU.
-        sample = randn_tensor(shape, generator, condition.device)
+        if self.config.sampler == "ddim":
+            if noise is None:
+                noise = self.draw_noise(len(condition), generator)["noise"]
+            return self._sample_ddim(noise, condition).clamp(-1, 1)
+        shape = (len(condition), self.config.chunk_size, self.config.action_size)
+        sample = randn_tensor(shape, generator, condition.device) if noise is None else noise
         # Of its own, as it counts steps; the training schedule stays as it is.
-        kind = DDIMScheduler if config.sampler == "ddim" else DDPMScheduler
-        scheduler = self._make_scheduler(kind)
-        scheduler.set_timesteps(config.num_inference_steps)
+        scheduler = self._make_scheduler()
+        scheduler.set_timesteps(self.config.num_inference_steps)
         for step in scheduler.timesteps.tolist():
             prediction = self._predict(sample, step, condition)
             sample = scheduler.step(
                 prediction, step, sample, generator=generator, return_dict=False
             )[0]
         return sample.clamp(-1, 1)
+
+    def _sample_ddim(self, sample: Tensor, condition: Tensor) -> Tensor:
+        """Denoise `(B, N, A)` in evenly spread steps down to 0, as diffusers' `DDIMScheduler` does.
+
+        Written out, since the steps are plain numbers here: one graph, and nothing waits for a GPU.
+        """
+        stride = self.config.num_train_timesteps // self.config.num_inference_steps
+        for index in reversed(range(self.config.num_inference_steps)):
+            step = index * stride
+            clean = self._predict_clean(sample, step, condition)
+            signal, noise = self._rates(step)
+            direction = (sample - signal * clean) / noise
+            signal, noise = self._rates(step - stride) if index else (1.0, 0.0)
+            sample = signal * clean.clamp(-1, 1) + noise * direction
+        return sample
 
 
 AutoModel.register(DiffusionPolicyConfig, DiffusionPolicy, exist_ok=True)

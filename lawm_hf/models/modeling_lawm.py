@@ -22,6 +22,7 @@ from .configuration_lawm import (
     StrictConfig,
     find_config_class,
 )
+from .inference_lawm import compile_policy
 from .modeling_outputs import LatentNorm, PolicyOutput, WorldModelOutput
 
 _HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
@@ -209,6 +210,30 @@ class LAWMPolicy(LAWMModel, abstract=True):
         actions = self(**observation).actions
         assert actions is not None, "without targets `forward` returns a chunk"
         return actions
+
+    def draw_noise(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Noise that `predict_action_chunk` takes by name; none for a deterministic policy."""
+        return {}
+
+    def compile_for_inference(self) -> "LAWMPolicy":
+        """A copy whose `predict_action_chunk` is compiled ahead of time, for the device it is on.
+
+        About 1.3 times as fast on a CPU, the same to 1e-5 in float32, for any batch; it takes a
+        C++ compiler and about a minute (docs/performance.md). The policy itself stays as it is. The
+        copy has its weights and saves those; it cannot be trained, `forward` is not compiled, and
+        new weights or another device do not reach the program: compile anew.
+
+        Returns:
+            The copy, in evaluation mode. It takes observations as the processor gives them for this
+            configuration, without masks.
+
+        Raises:
+            ValueError: If the policy cannot be captured as one graph.
+            RuntimeError: If there is no C++ compiler.
+        """
+        return compile_policy(self)
 
     def named_part(self, attribute: str) -> dict[str, nn.Parameter]:
         """Parameters of the modules named by `action_head_prefixes` or `vision_parameter_prefixes`.
