@@ -5,6 +5,8 @@ import functools
 import importlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest import mock
@@ -13,9 +15,10 @@ import processes
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from lawm_hf import LAWMForPretraining, LAWMPolicy
-from lawm_hf.training import find_checkpoints
+from lawm_hf.training import TrainingArgs, find_checkpoints, make_accelerator
 
 DDP = ("--multi_gpu",)
 FSDP = ("--config_file", str(processes.FSDP))
@@ -41,13 +44,18 @@ OPTIONS = {"pretrain": PRETRAIN, "finetune": FINETUNE}
 def recipe(name: str, folder: Path, interrupt_at: int | None = None, **options) -> None:
     """Run a recipe's `main`, and maybe interrupt it after a checkpoint."""
     module = importlib.import_module(f"lawm_hf.recipes.{name}")
-    save, device = module.save_checkpoint, module.to_device
+    save, device, put_together = module.save_checkpoint, module.to_device, module.whole_model
     seen = (folder / f"seen_{os.environ.get('RANK', 0)}.jsonl").open("a")
 
     def save_then_interrupt(accelerator, output_dir, step, loader):
         save(accelerator, output_dir, step, loader)
         if step == interrupt_at:
             raise KeyboardInterrupt
+
+    def whole(accelerator, model):
+        is_sharded = all(isinstance(p, DTensor) for p in model.parameters())
+        assert is_sharded == ("ACCELERATE_USE_FSDP" in os.environ)
+        return put_together(accelerator, model)
 
     def note_samples(raw, *args):
         print(json.dumps(raw["index"].tolist()), file=seen, flush=True)
@@ -58,6 +66,7 @@ def recipe(name: str, folder: Path, interrupt_at: int | None = None, **options) 
     with (
         mock.patch.object(module, "save_checkpoint", save_then_interrupt),
         mock.patch.object(module, "to_device", note_samples),
+        mock.patch.object(module, "whole_model", whole),
     ):
         module.main(arguments(output_dir=str(folder), **small | options))
 
@@ -214,3 +223,46 @@ def test_killed_processes_go_on_with_the_very_samples_in_any_number(tmp_path, na
     processes.run(go, number, tmp_path, DDP if number > 1 else ())
     assert read_samples(tmp_path / "cut", number) == want[first:]
     assert len({str(samples) for samples in want}) == 6  # or the test would say nothing
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_to_the_result_of_one(one, tmp_path):
+    """Of a policy without noise, that is; with noise, `--lockstep 1` makes an episode its own."""
+    module = importlib.import_module("lawm_hf.recipes.evaluate")
+    policy, played = str(one("finetune")), []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        args = module.EvaluateArgs(policy=policy, output_dir=str(folder), episodes=6)
+        processes.run(functools.partial(module.main, args), number, tmp_path, DDP * (number > 1))
+        lines = (folder / "episodes.jsonl").read_text().splitlines()
+        episodes = sorted((json.loads(line) for line in lines), key=lambda e: e["seed"])
+        played.append((episodes, json.loads((folder / "summary.json").read_text())))
+    assert played[0] == played[1]
+    assert len(played[0][0]) == 6
+
+
+def test_machines_that_do_not_share_the_output_folder_are_refused(tmp_path):
+    def begin():
+        os.environ["LOCAL_WORLD_SIZE"] = "1"
+        make_accelerator(TrainingArgs(output_dir=str(tmp_path / os.environ["RANK"])))
+
+    with pytest.raises(AssertionError, match="all machines share"):
+        processes.run(begin, 2, tmp_path, DDP)
+
+
+@pytest.mark.slow
+def test_two_machines_meet_and_train(tmp_path):
+    """Two launchers, as on two machines; `docs/performance.md` has the command."""
+    script = Path(__file__).parent.parent / "recipes" / "pretrain.py"
+    options = {"steps": 2, "batch_size": 4, "output_dir": tmp_path / "run", "log_every": 1}
+    options |= {"eval_source": "none", "sources": PRETRAIN["sources"][0]}
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    place = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(processes.free_port())]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *place]
+    launch += ["--num_machines", "2", "--num_processes", "2", "--machine_rank"]
+    started = [subprocess.Popen([*launch, str(rank), str(script), *flags]) for rank in (0, 1)]
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
+    assert [line["step"] for line in processes.log_lines(tmp_path / "run")] == [1, 2]
+    record = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert record["hardware"]["num_processes"] == 2
+    assert_loads(tmp_path / "run", "pretrain")

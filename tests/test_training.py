@@ -427,6 +427,7 @@ def test_settings_that_would_shard_another_model_are_refused(monkeypatch, settin
     type(accelerator).distributed_type = property(lambda self: self.state.distributed_type)
     with pytest.raises(ValueError, match=remedy):
         shard_on_cpus(accelerator)
+    PartialState._reset_state()
 
 
 def test_the_settings_for_a_cpu_keep_float32():

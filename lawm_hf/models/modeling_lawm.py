@@ -110,6 +110,10 @@ class LAWMModel(PreTrainedModel):
         check_weights(model, str(folder))
         return (model, info) if wants_info else model
 
+    def get_input_embeddings(self) -> Any:
+        """None: words come embedded. Accelerate asks when it shards a model."""
+        return None
+
 
 def check_weights(model: nn.Module, origin: str) -> None:
     """Refuse weights that are not finite.

@@ -8,11 +8,12 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DynamoBackend, TorchDynamoPlugin, set_seed
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, broadcast_object_list, set_seed
 
 from ..hub import check_repository
 from ..writing.atomic import lock_folder, owns_folder
@@ -67,6 +68,7 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
         for folder in checkpoints if args.overwrite else ():
             shutil.rmtree(folder)
     accelerator.wait_for_everyone()
+    _check_shared(accelerator, args.output_dir)
     return accelerator
 
 
@@ -87,6 +89,26 @@ def tune_cpu() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _KEEP_MEMORY.items():
             mallopt(option, value)
+
+
+def _check_shared(accelerator: Accelerator, folder: str) -> None:
+    """Refuse a folder that each machine has for itself: checkpoints would be torn."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    if here == accelerator.num_processes:
+        return
+    marker = Path(folder, broadcast_object_list([f".shared_{uuid4().hex}"])[0])
+    if accelerator.is_main_process:
+        marker.touch()
+    accelerator.wait_for_everyone()
+    is_seen = any(marker.exists() or time.sleep(0.5) for _ in range(10))  # caches of NFS
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        marker.unlink()
+    if not is_seen:
+        raise ValueError(
+            f"`output_dir` must lie on a file system that all machines share, got {folder!r}, "
+            "where this one does not see what the main one writes. Mount it, or choose another."
+        )
 
 
 def _own(folder: str) -> None:

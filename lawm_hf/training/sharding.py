@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast
 from accelerate.utils.operations import convert_outputs_to_fp32
 from diffusers.training_utils import EMAModel
@@ -31,7 +31,8 @@ def shard_on_cpus(accelerator: Accelerator) -> None:
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        accelerator.state.distributed_type = DistributedType.FSDP
+        for state in (PartialState(), accelerator.state):  # the second is renewed from the first
+            state.distributed_type = DistributedType.FSDP
     if is_sharded(accelerator):
         _check_plugin(accelerator.state.fsdp_plugin)
 
