@@ -78,7 +78,7 @@ def arg(
 class CommandArgs:
     """What all commands share."""
 
-    import_: list[str] = arg([], "packages of yours that bring policies, world models and so on")
+    import_: list[str] = arg([], "your packages that register policies, world models and so on")
 
 
 def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
@@ -193,7 +193,7 @@ def import_recorded(folder: str | Path) -> None:
     path = Path(folder, "args.yaml")
     names = read_yaml(path).get("import") or [] if path.is_file() else []
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"`import` of {path} must be a list of packages, got {names!r}. Mend it.")
+        raise ValueError(f"`import` of {path} must be a list of packages, got {names!r}. Fix it.")
     names = [name for name in names if name not in sys.modules]
     for name in names:
         for place in [Path.cwd(), *map(Path, sys.path)]:
@@ -250,7 +250,7 @@ def check_placeholders(args: Any) -> None:
             if found:
                 raise ValueError(
                     f"`--{name}` must not hold the word {found[1]}, which stands for "
-                    f"{_PLACEHOLDERS[found[1]]}, got {text!r}. Put yours in its place."
+                    f"{_PLACEHOLDERS[found[1]]}, got {text!r}. Replace it with yours."
                 )
 
 

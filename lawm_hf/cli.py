@@ -50,9 +50,9 @@ class RecordArgs(CommandArgs):
     suite: str = arg("libero_object", "the expert knows libero_object")
     tasks: list[int] = arg([0, 1], "tasks of the suite", min=0)
     episodes: int = arg(25, "successes of each task", min=1)
-    first_init_state: int = arg(20, "those below stay unseen for evaluation", min=0)
+    first_init_state: int = arg(20, "the ones below it are kept for evaluation", min=0)
     image_size: int = arg(128, "side of the pictures, in pixels", min=8)
-    noise: float = arg(0.2, "on executed actions, at most", min=0)
+    noise: float = arg(0.2, "largest noise on executed actions", min=0)
     fast_rendering: bool = arg(False, "thinner meshes: evaluate with them, too")
 
 
@@ -61,7 +61,7 @@ class ExportArgs(CommandArgs):
     """A finetuned policy as a file for machines without torch; checked before it is written."""
 
     folder: str = arg(..., "folder or Hub repository of a finetuned policy", positional=True)
-    onnx: bool = arg(False, "for onnxruntime; the one format there is, so it must be given")
+    onnx: bool = arg(False, "for onnxruntime; the only format so far, so it must be given")
     out: Path | None = arg(None, "file to write (default: policy.onnx in the folder)")
     tasks: list[str] = arg([], "instructions whose embeddings the file is to carry")
 
@@ -74,8 +74,8 @@ class PushArgs(CommandArgs):
     repository: str = arg(..., "USER/NAME on the Hub", positional=True)
     revision: str | None = arg(None, "branch; the main one by default")
     create_pr: bool = arg(False, "open a pull request instead")
-    tag: str = arg("", "name to give to the commit")
-    allow_public: bool = arg(False, "even what a licence of the data keeps from the public")
+    tag: str = arg("", "tag for the commit")
+    allow_public: bool = arg(False, "even if a licence of the data forbids publishing")
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _doctor(args: DoctorArgs) -> None:
 
 def _export(args: ExportArgs) -> None:
     if not args.onnx:
-        raise ValueError("`lawm-hf export` must be told a format. Add `--onnx`, the one there is.")
+        raise ValueError("`lawm-hf export` needs a format. Add `--onnx`, the only one.")
     from .arguments import import_recorded
     from .hub.onnx_export import export_onnx
 

@@ -39,15 +39,15 @@ class EvaluateArgs(CommandArgs):
     policy: str = arg("outputs/finetune", "folder or Hub repository of a finetuned policy")
     output_dir: str = arg("outputs/evaluate", "where results go")
     env: str = arg("tabletop", "tabletop, libero, or the id of any gymnasium environment")
-    env_options: str = arg("{}", "JSON: what its constructor takes besides")
+    env_options: str = arg("{}", "JSON: further arguments of its constructor")
     suite: str = arg("", "suite of tasks: reach, place2, place4; libero_object and so on")
     episodes: int = arg(200, "episodes, where the seed is the initial state", min=1)
     first_seed: int = arg(0, "first seed; recorded data start at 100000", min=0)
-    tasks: list[int] = arg([], "tasks of the suite, where it has a list; all by default", min=0)
+    tasks: list[int] = arg([], "tasks of the suite, if it has several; all by default", min=0)
     trials: int = arg(10, "episodes of each of these tasks; LIBERO has 50", min=1)
     first_init_state: int = arg(0, "first of the benchmark's initial states", min=0)
     seeds: list[int] = arg(
-        [0], "each initial state once with each; noise of a policy that has some", min=0
+        [0], "play each initial state once per seed; it seeds a policy's noise", min=0
     )
     image_size: int = arg(0, "size to render, that of the training data; 0: its own", min=0)
     fast_rendering: bool = arg(False, "LIBERO: thinner meshes; only if the data had them")
@@ -56,7 +56,7 @@ class EvaluateArgs(CommandArgs):
         "none", "of overlapping chunks", choices=("none", "uniform", "exponential")
     )
     n_action_steps: int = arg(1, "steps between two calls of the policy", min=1)
-    lockstep: int = arg(50, "episodes played at once, where so many may live", min=1)
+    lockstep: int = arg(50, "episodes played at once, if the environment allows it", min=1)
     videos: int = arg(0, "videos of failures to write", min=0)
     resume: bool = arg(False, "keep the episodes in output_dir and play the missing ones")
 
@@ -83,7 +83,7 @@ def plan(args: EvaluateArgs, env: Environment) -> list[Trial]:
     tasks = [None] if env.num_tasks is None else args.tasks or range(env.num_tasks)
     if env.num_tasks is not None and max(args.tasks, default=0) >= env.num_tasks:
         raise ValueError(
-            f"`tasks` must be of the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
+            f"`tasks` must be among the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
             f"{args.tasks}."
         )
     trials = [Trial(seed, env.suite, task, state) for task in tasks for seed, state in starts]

@@ -57,7 +57,9 @@ class FinetuneArgs(TrainingArgs):
     pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
     keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
     transfer: str = arg(
-        "all", "what is taken from it; trunk: all but vision", choices=("all", "vision", "trunk")
+        "all",
+        "what is taken from it; trunk: all but the vision encoder",
+        choices=("all", "vision", "trunk"),
     )
     # Its frames are smaller than the views unless that run had --frame_size 64, and objects with
     # them: the convolutions then start for another scale.

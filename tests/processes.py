@@ -59,7 +59,7 @@ def fork(function: Callable[[], Any], log: Path, environment: dict[str, str]) ->
 def start(
     function: Callable[[], Any], number: int, folder: Path, flags: tuple[str, ...] = ()
 ) -> list[int]:
-    """Call a function in so many processes that know each other; their ids.
+    """Call a function in this many processes that know each other; their ids.
 
     Args:
         function: What they do.
@@ -104,7 +104,7 @@ def kill(pids: list[int]) -> None:
 def run(
     function: Callable[[], Any], number: int, folder: Path, flags: tuple[str, ...] = ()
 ) -> None:
-    """Call a function in so many processes that know each other, to its end; see `start`."""
+    """Call a function in this many processes that know each other, to its end; see `start`."""
     finish(start(function, number, folder, flags), folder)
 
 

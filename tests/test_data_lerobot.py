@@ -288,8 +288,8 @@ def test_a_recording_without_an_end_is_named(tmp_path):
     root = build_lerobot(tmp_path / "set", "v3.0")
     path = root / "data/chunk-000/file_000.parquet"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(Exception, match=r"file_000\.parquet is no complete parquet file"):
+    with pytest.raises(Exception, match=r"file_000\.parquet is not a complete parquet file"):
         open_source(f"lerobot:{root}").low_dim(0)
     (root / EPISODES).write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="no complete parquet file"):
+    with pytest.raises(ValueError, match="not a complete parquet file"):
         open_source(f"lerobot:{root}")

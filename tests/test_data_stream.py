@@ -95,7 +95,7 @@ class Layout:
         ]
 
     def updates(self, count):
-        """The samples of so many updates, whoever has read them."""
+        """The samples of this many updates, whichever process read them."""
         ranks = [simulated(loader, count * self.accumulation) for loader in self.loaders]
         micro = [flat(parts) for parts in zip(*ranks, strict=True)]
         size = self.accumulation

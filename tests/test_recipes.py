@@ -116,7 +116,7 @@ def start(name: str, folder: Path, **options) -> int:
 
 
 def kill_and_resume(name: str, folder: Path, delays: list[float], **options) -> int:
-    """Kill a run so many seconds after it was started, again and again, until it has ended.
+    """Kill a run this many seconds after it was started, again and again, until it has ended.
 
     Returns:
         How often it was killed while it was at work.

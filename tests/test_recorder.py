@@ -316,5 +316,5 @@ def test_kept_episodes_come_back_as_they_were_and_a_strangers_file_runs_nothing(
         key = "observation.images.front"
         np.testing.assert_array_equal(one.histograms[key], other.histograms[key])
     (tmp_path / "kept").write_bytes(pickle.dumps(kept))
-    with pytest.raises(ValueError, match="is no file of episodes"):
+    with pytest.raises(ValueError, match="is not a file of episodes"):
         load_episodes(tmp_path / "kept")

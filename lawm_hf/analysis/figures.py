@@ -118,7 +118,7 @@ def _show_tiles(
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches that needs no screen."""
+    """A figure of this size in inches, drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

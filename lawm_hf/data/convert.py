@@ -166,7 +166,7 @@ def _check_share(source: Source, num_bad: int, num_seen: int, bad: dict[int, str
     if num_bad == len(source.clips) or too_many_bad(num_bad, num_seen):
         raise ValueError(
             f"{num_bad} of {num_seen} clips of {source.name} cannot be read, among them "
-            f"{next(iter(bad.values()), '')}. Mend that and repeat the command: it goes on."
+            f"{next(iter(bad.values()), '')}. Fix that and repeat the command: it continues."
         )
 
 

@@ -197,7 +197,9 @@ def open_files(location: str, revision: str | None = None) -> LocalFiles:
         return LocalFiles(location)
     match = _REPO.match(location)
     if match is None or (not is_url and location.startswith((".", "/", "~"))):
-        raise FileNotFoundError(f"No folder {location}, and that is no name of a Hub repository.")
+        raise FileNotFoundError(
+            f"No folder {location}, which is not the name of a Hub repository either."
+        )
     revision = revision or match["revision"]
     try:
         return HubFiles(match["repo"], match["folder"] or "", revision)
@@ -211,7 +213,7 @@ def open_files(location: str, revision: str | None = None) -> LocalFiles:
 def with_retries[T](call: Callable[[], T], attempts: int = 6, first_wait_s: float = 1.0) -> T:
     """Call again after an error of the network or the server, waiting twice as long each time.
 
-    What another try cannot mend (no such file, no access) is raised at once.
+    What another try cannot fix (no such file, no access) is raised at once.
     """
     for attempt in range(attempts):
         try:

@@ -22,11 +22,11 @@ import numpy as np
 from .bad_clips import BadClipError
 from .window import WindowReader
 
-_LANES = 64  # at least so many visits are under way at a time, however small the batch
+_LANES = 64  # at least this many visits are under way at a time, however small the batch
 _RUN = 64  # samples of a lane in a block
-_OPEN_FILES = 4  # of a remote set: visits are shuffled over so many files at a time
-_CHOICES = 1024  # sources are drawn in chunks of so many samples
-_SHUFFLED = 64  # visits of one window are shuffled once more among so many, as they always were
+_OPEN_FILES = 4  # of a remote set: visits are shuffled over this many files at a time
+_CHOICES = 1024  # sources are drawn in chunks of this many samples
+_SHUFFLED = 64  # visits of one window are shuffled once more among this many, as they always were
 
 
 @dataclass(frozen=True)

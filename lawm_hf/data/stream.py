@@ -35,7 +35,7 @@ class Position:
     begins: list[int] = field(default_factory=list)
 
     def advance(self, order: Order, samples: int) -> None:
-        """Go on by so many samples, at most to the end of the block."""
+        """Go on by this many samples, at most to the end of the block."""
         self.samples += samples
         if self.samples % order.block_size == 0:
             counts = order.counts(self.samples - order.block_size, self.samples)

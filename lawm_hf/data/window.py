@@ -80,7 +80,7 @@ class WindowSpec:
         return np.floor(steps * self.frame_interval_s * fps + 0.5).astype(np.int64)
 
     def num_starts(self, lengths: np.ndarray, fps: float) -> np.ndarray:
-        """Windows in clips of so many frames; with frames, x_{t+1} must exist too."""
+        """Windows in clips of this many frames; with frames, x_{t+1} must exist too."""
         counts = lengths - int(self.frame_offsets(fps)[1]) if self.with_frames else lengths
         if self.max_start is not None:
             counts = np.minimum(counts, self.max_start + 1)

@@ -103,7 +103,7 @@ def check_orientation(env: LiberoEnv) -> str:
     change = np.abs(before["pixels"]["image"].astype(int) - without[::-1, ::-1]).sum(-1)
     rows, columns = np.nonzero(change > 40)
     if len(rows) < 4:
-        raise CheckError(f"the {name} is not to be seen. Update robosuite, hf-libero and mujoco.")
+        raise CheckError(f"the {name} cannot be seen. Update robosuite, hf-libero and mujoco.")
     seen = np.array([np.median(rows), np.median(columns)])
     row, column = project(task.sim, "agentview", place, size)
     # LeRobot's data are turned from OpenGL's upside-down picture: upright, but mirrored.

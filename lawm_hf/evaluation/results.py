@@ -74,7 +74,7 @@ def describe(name: str, summary: dict[str, Any]) -> str:
 def start_results(folder: str | Path, settings: dict[str, Any], resume: bool) -> None:
     """Own the folder, with `episodes.jsonl` empty, or with `resume` as an earlier run left it.
 
-    Nobody else can start there before `lawm_hf.writing.atomic.unlock_folder`, or this process ends.
+    Nobody else can start there until `lawm_hf.writing.atomic.unlock_folder`, or this process ends.
 
     Args:
         folder: Where results go.

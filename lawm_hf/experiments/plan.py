@@ -269,5 +269,5 @@ def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
     if failures:
         raise RuntimeError(
             f"{len(failures)} stages failed and {len(waiting)} that need them were not begun; "
-            f"mend and repeat, what is done is kept. The first:\n{failures[0]}"
+            f"fix and repeat, what is done is kept. The first:\n{failures[0]}"
         )

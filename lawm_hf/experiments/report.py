@@ -187,7 +187,7 @@ def _published(published: dict[str, list[PublishedRate]]) -> str:
     lines = [
         "One run each, as published. Interval: Wilson. *p* against the first of each group: "
         "Fisher's exact test, which knows of episodes only; what another seed would give nobody "
-        "has measured. *Detectable*: the difference that so many episodes would show 8 times in "
+        "has measured. *Detectable*: the difference that this many episodes would show 8 times in "
         "10, if runs did not differ by their seed.",
         "",
         "| published | | success | episodes | 95 % interval | p | detectable |",

@@ -98,7 +98,7 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjustment for so many tests; NaN stays NaN and is not counted."""
+    """Holm's step-down adjustment for this many tests; NaN stays NaN and is not counted."""
     order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
     adjusted, largest = list(p_values), 0.0
     for rank, index in enumerate(order):

@@ -155,7 +155,7 @@ def rename_card(path: Path, repository: str) -> None:
             data: Any = ModelCard(front[0]).data if front else None
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(
-                f"{path} must begin with YAML between two lines of ---, got: {error}. Mend it, or "
+                f"{path} must begin with YAML between two lines of ---, got: {error}. Fix it, or "
                 "move it away to have a new one written. Nothing was uploaded."
             ) from error
         if front and data.model_name == old:

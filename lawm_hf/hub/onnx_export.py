@@ -62,7 +62,7 @@ def export_onnx(
             f"Writing ONNX needs {', '.join(missing)}. `pip install 'lawm_hf[onnx]'` has them."
         )
     if out is None and not Path(folder).is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder here: say with `--out` where to write.")
+        raise ValueError(f"{str(folder)!r} is not a local folder: say with `--out` where to write.")
     policy = LAWMPolicy.from_pretrained(folder).float().eval()
     processor = LAWMProcessor.from_pretrained(folder)
     finish = _RobotUnits(processor, policy.config.action_size)

@@ -69,7 +69,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
             as it does pixels. The health report measures pixels for either.
         motion_weight: Weight of changed pixels. 0 is the plain squared error; otherwise a pixel
             weighs `0.2 + motion_weight * min(1, 4 |x_{t+k} - x_t|)`.
-        num_decoded_steps: Decode and compare only so many of the `N` steps in a training update,
+        num_decoded_steps: Decode and compare only this many of the `N` steps in a training update,
             drawn at random; all of them if `None`, and always in evaluation.
         reconstruction_scale: Weight of the reconstruction in the loss.
         dyn_scale: Weight of the KL term that trains the prior (0.5 in the authors' code; DreamerV3

@@ -99,7 +99,7 @@ class DiffusionPolicy(LAWMPolicy):
 
     @cached_property
     def _signals(self) -> list[float]:
-        """Squared factor of the clean chunk at each step: numbers, lest a GPU be waited for."""
+        """Squared factor of the clean chunk at each step: numbers, so that no GPU is waited for."""
         return self._make_scheduler().alphas_cumprod.tolist()
 
     def _make_scheduler(self) -> DDPMScheduler:

@@ -57,11 +57,11 @@ class TrainingArgs(CommandArgs):
     num_workers: int = arg(0, "data loading processes; 0 loads in the main one", min=0)
     log_every: int = arg(20, "updates between log lines", min=1)
     save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last", min=0)
-    resume: bool = arg(False, "go on from the newest checkpoint in output_dir")
+    resume: bool = arg(False, "continue from the newest checkpoint in output_dir")
     next_epoch: bool = arg(
         False, "with resume: if the order of data cannot go on, begin at the next epoch"
     )
-    overwrite: bool = arg(False, "begin anew in an output_dir that holds a run")
+    overwrite: bool = arg(False, "start again in an output_dir that holds a run")
     report_to: list[str] = arg([], "trackers", choices=("tensorboard", "wandb", "trackio"))
     push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
 

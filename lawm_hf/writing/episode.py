@@ -86,7 +86,7 @@ def load_episodes(path: Path) -> list[Episode]:
                 notes[int(number)].setdefault(kind, {})[name] = values
         return [Episode(**note) for note in notes]
     except Exception as error:
-        raise ValueError(f"{path} is no file of episodes: {error}. Delete it.") from error
+        raise ValueError(f"{path} is not a file of episodes: {error}. Delete it.") from error
 
 
 def encode_png(image: np.ndarray) -> bytes:

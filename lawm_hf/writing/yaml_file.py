@@ -30,7 +30,7 @@ def read_yaml(path: str | Path, may_be_empty: bool = False) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ValueError(
-            f"{path} must be a YAML file with each key once, got: {told}. Mend it; if a full disk "
+            f"{path} must be a YAML file with each key once, got: {told}. Fix it; if a full disk "
             "or a kill has damaged it, bring back a copy."
         ) from error
     content = {} if content is None and may_be_empty else content

@@ -272,4 +272,4 @@ def open_parquet(path: Path, name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise BadClipError(f"{name} is no complete parquet file: {error}") from error
+        raise BadClipError(f"{name} is not a complete parquet file: {error}") from error

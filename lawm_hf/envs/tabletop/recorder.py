@@ -98,7 +98,7 @@ def record_tabletop(
         image_size: Side of the square pictures, in pixels.
         noise: Each episode draws the standard deviation of its noise from [0, noise], in units of
             action.
-        max_frames: Keep only so many frames of each episode's beginning.
+        max_frames: Keep only this many frames from the beginning of each episode.
         cache_dir: Where recordings live; None for `lawm_hf/tabletop` in the Hugging Face cache.
         num_workers: Processes; None for one per core. The content does not depend on it.
 

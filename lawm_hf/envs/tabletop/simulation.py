@@ -36,7 +36,7 @@ HOVER_HEIGHT = 0.105  # of the finger tips when pointing at a cube
 _LOWEST, _HIGHEST = np.array([-0.22, -0.24, 0.022]), np.array([0.20, 0.24, 0.26])
 _HELD_STEPS = 3
 _REACH_TOLERANCE = 0.03
-_SMOOTHING = 5  # The weld's target moves in so many pieces per action.
+_SMOOTHING = 5  # The weld's target moves in this many pieces per action.
 
 
 class Tabletop:
