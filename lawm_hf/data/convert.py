@@ -252,5 +252,8 @@ def _check_rates(source: Source, fps: float) -> None:
 
 def _common_cameras(source: Source) -> tuple[str, ...]:
     """Cameras that the first clips all have."""
-    sets = [set(source.cameras_of(int(c))) for c in source.clips[:100]]
+    sets = []
+    for clip in source.clips[:100].tolist():
+        with suppress(Exception):  # as above
+            sets.append(set(source.cameras_of(clip)))
     return tuple(c for c in source.features.cameras if all(c in s for s in sets))
