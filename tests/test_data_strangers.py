@@ -10,10 +10,22 @@ import tarfile
 import h5py
 import numpy as np
 import pytest
-from data_fixtures import TASKS, build_folder, build_libero, encode, low_dim, read_stamp, stamped
+from data_fixtures import (
+    HEIGHT,
+    TASKS,
+    WIDTH,
+    build_folder,
+    build_libero,
+    encode,
+    low_dim,
+    read_stamp,
+    stamped,
+)
 
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, make_loader, open_source, spec
+from lawm_hf.data import images as pictures
+from lawm_hf.data.source import BadClipError
 from lawm_hf.models.configuration_lawm import load_plugins
 
 OUT_OF_TREE = '''
@@ -148,6 +160,30 @@ def test_a_bad_label_or_a_declared_size_costs_one_clip(tmp_path, caplog):
         open_source(f"wds:{tmp_path}/train-*.tar")
     (tmp_path / "index.jsonl").write_text('{"shard": "train-0.tar", "key')  # a full disk
     assert len(open_source(f"wds:{tmp_path}/train-*.tar").clips) == 2
+
+
+def test_a_shard_that_is_a_pipe_or_a_link_to_nowhere_is_named_not_left_out(tmp_path):
+    for i in range(2):
+        tar_of(tmp_path / f"train-{i}.tar", {f"{i}.txt": b"go", f"{i}.mp4": video(i)})
+    for replace in (os.mkfifo, lambda path: path.symlink_to(tmp_path / "away.tar")):
+        (tmp_path / "train-1.tar").unlink()
+        replace(tmp_path / "train-1.tar")
+        with pytest.raises(FileNotFoundError, match=r"No file train-1\.tar"):
+            open_source(f"wds:{tmp_path}/train-*.tar")
+
+
+def test_a_video_that_is_a_pipe_or_impossibly_wide_costs_its_clip(tmp_path, monkeypatch):
+    for i in range(3):
+        encode(stamped(i, 8), str(tmp_path / f"go_{i}.mp4"), 10)
+    (tmp_path / "go_1.mp4").unlink()
+    os.mkfifo(tmp_path / "go_1.mp4")
+    source = open_source(f"folder:{tmp_path}")
+    with pytest.raises(BadClipError, match=r"no file go_1\.mp4"):
+        source.length(1)
+    assert source.length(2) == 8
+    monkeypatch.setattr(pictures, "_MOST_PIXELS", HEIGHT * WIDTH - 1)
+    with pytest.raises(BadClipError, match="too large to be true"):
+        pictures.scan_video(tmp_path / "go_2.mp4")
 
 
 def test_captions_are_read_as_datasets_writes_them(tmp_path):

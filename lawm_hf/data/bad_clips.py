@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from ..writing.text import get_logger
@@ -12,6 +13,17 @@ logger = get_logger(__name__)
 
 class BadClipError(Exception):
     """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
+
+
+def regular(path: Path) -> Path:
+    """The path of a file that has an end: one would wait for ever for what a pipe may bring.
+
+    Raises:
+        BadClipError: If there is no such file.
+    """
+    if not path.is_file():
+        raise BadClipError(f"no file {path.name}")
+    return path
 
 
 def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:

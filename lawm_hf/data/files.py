@@ -62,9 +62,9 @@ class LocalFiles:
         return found
 
     def list(self, folder: str, suffix: str) -> list[str]:
-        """Paths below `folder` that end in `suffix`, sorted."""
+        """Paths below `folder` that end in `suffix`, sorted; even if they are no files."""
         found = (self.root / folder).rglob(f"*{suffix}")
-        return sorted(p.relative_to(self.root).as_posix() for p in found if p.is_file())
+        return sorted(p.relative_to(self.root).as_posix() for p in found if not p.is_dir())
 
 
 class HubFiles(LocalFiles):

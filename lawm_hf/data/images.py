@@ -20,9 +20,11 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .bad_clips import regular
 from .source import BadClipError, Resize
 
 _LARGEST_GAP = 2.5  # between two frames of a sound video, in median intervals
+_MOST_PIXELS = 1 << 26  # of a frame: twice 8K
 _SEEK_FRAMES = 4  # frames decoded in the time a seek takes
 # An interrupted download leaves zeros, which VP9 decodes to garbage without a complaint. Sound
 # packets never begin or end with so many, and by codec never hold so many in a row: H.264 and HEVC
@@ -55,7 +57,7 @@ def decode_image(data: bytes | Path | np.ndarray, size: int, resize: Resize) -> 
     if isinstance(data, np.ndarray):
         image = Image.fromarray(data)
     else:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else regular(data))
     target = fitted_size(*image.size, size, resize)
     if isinstance(image, JpegImageFile):  # decodes at a fraction of its size, still twice ours
         image.draft("RGB", (2 * target[0], 2 * target[1]))
@@ -76,7 +78,7 @@ class Video:
     """
 
     def __init__(self, file: str | Path | BinaryIO, keyframes: np.ndarray | None = None):
-        self.container = av.open(str(file) if isinstance(file, Path) else file, "r")
+        self.container = av.open(str(regular(file)) if isinstance(file, Path) else file, "r")
         self.stream = _main_stream(self.container)
         # Many processes decode many small files: threads inside one decoder only cost.
         self.stream.codec_context.thread_count = 1
@@ -204,7 +206,11 @@ def _main_stream(container: InputContainer) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise BadClipError("no video stream")
-    return max(streams, key=lambda s: (s.disposition & Disposition.default, s.width * s.height))
+    best = max(streams, key=lambda s: (s.disposition & Disposition.default, s.width * s.height))
+    if best.width * best.height > _MOST_PIXELS:
+        raise BadClipError(f"frames of {best.width} x {best.height} pixels: too large to be true")
+    best.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}  # whatever the container says
+    return best
 
 
 def _has_hole(data: bytes, codec: str, container: str) -> bool:
@@ -271,7 +277,7 @@ def scan_video(file: str | Path | BinaryIO) -> tuple[np.ndarray, np.ndarray, flo
     Raises:
         BadClipError: If there is no video, or frames or parts of them are missing.
     """
-    _check_end(file)
+    _check_end(regular(file) if isinstance(file, Path) else file)
     packets, time_base, has_table = [], 0.0, False
     with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
         stream, has_table = _main_stream(container), container.format.name.startswith("mov")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .source import BadClipError
+from .bad_clips import BadClipError, regular
 
 # What plain containers, numbers, texts and arrays are written with. Absent are whatever makes
 # objects in other ways than `REDUCE`, and sets.
@@ -137,7 +137,7 @@ def load_pickle(path: Path) -> Any:
         BadClipError: If it holds anything else, or is damaged.
     """
     try:
-        return _Reader(io.BytesIO(path.read_bytes())).load()
+        return _Reader(io.BytesIO(regular(path).read_bytes())).load()
     except OSError:
         raise
     except Exception as error:

@@ -163,7 +163,7 @@ class FolderSource(VideoSource):
 
     def _read_tasks(self, captions: str | None) -> list[str]:
         names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
-        files = sorted(path for name in names for path in self.root.rglob(name))
+        files = sorted(p for name in names for p in self.root.rglob(name) if p.is_file())
         if captions and not files:
             raise FileNotFoundError(f"No captions {captions} in {self.root}.")
         if not files:
