@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from contract import OwnPolicyContract, make_inputs, make_observation
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
+from lawm_hf.models import LAWMPolicy
 from lawm_hf.models.configuration_diffusion import DiffusionPolicyConfig
 from lawm_hf.models.modeling_diffusion import DiffusionPolicy, repeat_last_action
 
@@ -82,6 +84,17 @@ def test_the_step_embedding_tells_all_steps_apart():
     embeddings = embedding(torch.arange(100))
     distances = torch.cdist(embeddings, embeddings) + torch.eye(100)
     assert distances.min() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_schedule_is_diffusers_also_in_a_loaded_policy_of_any_dtype(tmp_path, dtype):
+    policy = make_policy(prediction_type="v_prediction")
+    policy.save_pretrained(tmp_path)
+    loaded = LAWMPolicy.from_pretrained(tmp_path).to(dtype)
+    theirs = DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=100)
+    table = loaded.signal_bits.view(torch.float32)
+    assert torch.equal(table, theirs.alphas_cumprod)
+    assert loaded._signals == theirs.alphas_cumprod.tolist()
 
 
 @pytest.mark.parametrize(

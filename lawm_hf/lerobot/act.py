@@ -115,8 +115,8 @@ class LeRobotActPolicy(LAWMPolicy):
             ValueError: If there are too many views, or one is masked: ACT attends to all it gets.
         """
         self.count_views(pixel_values)
-        if view_mask is not None and not view_mask.all():
-            raise ValueError("ACT cannot leave out views of single samples. Give all of them.")
+        if view_mask is not None:
+            _refuse_missing(view_mask)
         if state is None or not self.config.state_size:
             state = pixel_values.new_zeros(len(pixel_values), max(1, self.config.state_size))
         if state_mask is not None:
@@ -136,6 +136,15 @@ class LeRobotActPolicy(LAWMPolicy):
     def predict_action_chunk(self, **observation: Tensor) -> Tensor:
         """See `LAWMPolicy.predict_action_chunk`."""
         return self(**observation).actions
+
+
+def _refuse_missing(view_mask: Tensor) -> None:
+    """Raise if a view is masked; a GPU looks itself, so that nothing waits for it."""
+    message = "ACT cannot leave out views of single samples. Give all of them."
+    if view_mask.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(view_mask.all(), message)
+    elif not view_mask.all():
+        raise ValueError(message)
 
 
 AutoConfig.register("lawm_lerobot_act", LeRobotActConfig, exist_ok=True)

@@ -1,9 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image transforms of the processor, for whole batches: resizing, random shift, colour jitter."""
+"""Image transforms of the processor, for whole batches: resizing, random shift, colour jitter.
+
+Nothing here makes a GPU wait: what is drawn on the CPU goes to it by `send`.
+"""
+
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; a GPU copies it out of pinned memory while the CPU goes on."""
+    if tensor.device.type != "cpu":
+        return tensor.to(device)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=32)
+def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as a tensor that is made once on each device; not to be changed in place."""
+    with torch.inference_mode(False):  # whoever asks first, gradients may pass later
+        return torch.tensor(numbers, device=device)
 
 
 def check_images(images: Tensor, name: str, layout: str) -> None:
@@ -106,12 +127,13 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
     if pixels == 0:
         return images
     num_images, _, height, width = images.shape
+    device = images.device
     shifts = torch.randint(-pixels, pixels + 1, (2, num_images, 1), generator=generator)
-    rows = (torch.arange(height) + shifts[0]).clamp_(0, height - 1)  # (M, H)
-    columns = (torch.arange(width) + shifts[1]).clamp_(0, width - 1)  # (M, W)
+    shifts = send(shifts, device)
+    rows = (torch.arange(height, device=device) + shifts[0]).clamp_(0, height - 1)  # (M, H)
+    columns = (torch.arange(width, device=device) + shifts[1]).clamp_(0, width - 1)  # (M, W)
     source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]  # (M, 1, H*W)
-    source = source.to(images.device).expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, source).view_as(images)
+    return images.flatten(2).gather(2, source.expand(-1, images.shape[1], -1)).view_as(images)
 
 
 def colour_jitter(
@@ -146,8 +168,10 @@ def colour_jitter(
     # Rodrigues' rotation: the cross product with the axis of greys turns by a right angle.
     right_angle = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     matrix = to_grey + chroma * (angle.cos() * (torch.eye(3) - to_grey) + angle.sin() * right_angle)
-    matrix = (matrix * (light * contrast_gain)[:, None, None]).to(images)  # (M, 3, 3)
-    offset = (light * (1 - contrast_gain)).to(images) * images.mean((1, 2, 3))  # (M,)
+    matrix = send(matrix * (light * contrast_gain)[:, None, None], images.device)  # (M, 3, 3)
+    matrix = matrix.to(images.dtype)
+    offset = send(light * (1 - contrast_gain), images.device).to(images.dtype)
+    offset = offset * images.mean((1, 2, 3))  # (M,)
     pixels = images.flatten(2)
     pixels = torch.baddbmm(offset[:, None, None].expand_as(pixels), matrix, pixels)
     return pixels.clamp_(0, 1).view_as(images)

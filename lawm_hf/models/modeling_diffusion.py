@@ -9,7 +9,6 @@ U-Net gives both.
 
 import itertools
 import math
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +50,7 @@ class DiffusionPolicy(LAWMPolicy):
     config_class = DiffusionPolicyConfig
     config: DiffusionPolicyConfig
     latent_start: Tensor
+    signal_bits: Tensor
     action_head_prefixes = ("unet.head",)
     vision_parameter_prefixes = ("vision",)
     uses_all_parameters = True
@@ -75,6 +75,12 @@ class DiffusionPolicy(LAWMPolicy):
         )
         # One draw of the sampler's starting noise: where every chunk of latent actions starts.
         self.register_buffer("latent_start", torch.empty(config.chunk_size, config.action_size))
+        # The training schedule, the squared factor of the clean chunk at each step: as numbers, and
+        # on the device as the bits of a float32 table, which no change of dtype can round.
+        with torch.device("cpu"):  # models are built on the meta device, too
+            table = self._make_scheduler().alphas_cumprod
+        self._signals: list[float] = table.tolist()
+        self.register_buffer("signal_bits", self._table_bits(), persistent=False)
         self.post_init()
 
     @torch.no_grad()
@@ -90,17 +96,11 @@ class DiffusionPolicy(LAWMPolicy):
             init.zeros_(module.bias)
         elif module is self:
             init.normal_(self.latent_start)
+            init.copy_(self.signal_bits, self._table_bits())  # no checkpoint holds it
         init_vision_weights(module)
 
-    @cached_property
-    def _noise_scheduler(self) -> DDPMScheduler:
-        """The training schedule; made at first use, as models are built on the meta device."""
-        return self._make_scheduler()
-
-    @cached_property
-    def _signals(self) -> list[float]:
-        """Squared factor of the clean chunk at each step: numbers, so that no GPU is waited for."""
-        return self._make_scheduler().alphas_cumprod.tolist()
+    def _table_bits(self) -> Tensor:
+        return torch.tensor(self._signals).view(torch.int32)
 
     def _make_scheduler(self) -> DDPMScheduler:
         return DDPMScheduler(
@@ -180,18 +180,19 @@ class DiffusionPolicy(LAWMPolicy):
         if actions is None:
             return PolicyOutput(actions=self.generate_latents(condition))
         chunk = repeat_last_action(actions, action_is_pad).float()
-        scheduler = self._noise_scheduler
         noise = torch.randn_like(chunk)
         timesteps = torch.randint(
             self.config.num_train_timesteps, (len(chunk),), device=chunk.device
         )
-        noisy = scheduler.add_noise(chunk, noise, timesteps)  # pyright: ignore[reportArgumentType]
+        signals = self.signal_bits.view(torch.float32)[timesteps, None, None]  # (B, 1, 1)
+        clean_rate, noise_rate = signals**0.5, (1 - signals) ** 0.5
+        noisy = clean_rate * chunk + noise_rate * noise
         if self.config.prediction_type == "epsilon":
             target = noise
         elif self.config.prediction_type == "sample":
             target = chunk
         else:
-            target = scheduler.get_velocity(chunk, noise, timesteps)  # pyright: ignore
+            target = clean_rate * noise - noise_rate * chunk
         error = self._predict(noisy, timesteps, condition) - target
         action_loss = error.square().mean(dim=-1)  # (B, N)
         return PolicyOutput(

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from .configuration_dreamer import DreamerV3Config
+from .images_lawm import send
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
@@ -84,22 +85,23 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if noise is None and self.training:
             shape = (*frames.shape[:2], self.config.num_categoricals)
             noise = torch.rand(shape, device=frames.device)
-        steps = self._draw_steps(num_steps)
+        steps = self._draw_steps(num_steps, frames.device)
+        where = None if steps is None else send(steps, frames.device)
         if is_posterior:
             states = self.rssm.observe(self._embed(seen), actions, noise=noise).at(slice(1, None))
             kl = self._kl(states)  # (B, N)
             targets = images[:, 1:]
-            if steps is not None:
-                states, targets = states.at(steps), targets[:, steps]
+            if where is not None:
+                states, targets = states.at(where), targets[:, where]
         else:
             start, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
             state = self.rssm.initial_state(self._embed(seen)[:, 0], start)
             states = self.rssm.imagine(state, actions, later, steps)
             kl = images.new_zeros(actions.shape[:2])
-            targets = self._centre(frames[:, 1:] if steps is None else frames[:, steps + 1])
+            targets = self._centre(frames[:, 1:] if where is None else frames[:, where + 1])
         first = images[:, :1]
         error = self._error(self._draw(states, first), targets, first)
-        reconstruction = error if steps is None else _spread(error, steps, num_steps)  # (B, N)
+        reconstruction = error if where is None else _spread(error, where, num_steps)  # (B, N)
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if is_pad is not None:
             kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
@@ -111,12 +113,16 @@ class DreamerV3WorldModel(LAWMWorldModel):
             kl_loss=kl,
         )
 
-    def _draw_steps(self, num_steps: int) -> Tensor | None:
-        """Which steps this update decodes, `(num_decoded_steps,)` of them; `None` for all."""
+    def _draw_steps(self, num_steps: int, device: torch.device) -> Tensor | None:
+        """Which steps this update decodes, `(num_decoded_steps,)` of them; `None` for all.
+
+        On the CPU, where a scan looks at them; on the device in a graph, which does not.
+        """
         num_decoded = self.config.num_decoded_steps or num_steps
         if not self.training or num_decoded >= num_steps:
             return None
-        return torch.randperm(num_steps)[:num_decoded]
+        where = device if torch.compiler.is_compiling() else "cpu"
+        return torch.randperm(num_steps, device=where)[:num_decoded]
 
     def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
         """See `LAWMWorldModel.predict_frames`."""

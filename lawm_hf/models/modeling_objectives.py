@@ -32,7 +32,7 @@ def warp(first_frame: Tensor, flow: Tensor) -> Tensor:
     identity = torch.eye(2, 3, device=flow.device).expand(len(flow), 2, 3)
     places = F.affine_grid(identity, [len(flow), 1, height, width], align_corners=False)
     # The frame spans [-1, 1], so a pixel is 2 / side.
-    places = places + flow * flow.new_tensor([2 / width, 2 / height])
+    places = places + torch.stack([flow[..., 0] * (2 / width), flow[..., 1] * (2 / height)], -1)
     frames = first_frame.expand(-1, num_steps, -1, -1, -1).flatten(0, 1)
     warped = F.grid_sample(frames, places, padding_mode="border", align_corners=False)
     return warped.unflatten(0, (batch_size, num_steps))

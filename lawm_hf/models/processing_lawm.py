@@ -13,7 +13,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from .configuration_lawm import LAWMPolicyConfig
-from .images_lawm import check_images, colour_jitter, random_shift, resize
+from .images_lawm import check_images, colour_jitter, constant, random_shift, resize, send
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
 
@@ -135,6 +135,9 @@ class LAWMProcessor(ProcessorMixin):
     ) -> dict[str, Tensor]:
         """Prepare one batch; results lie on the device of `images`.
 
+        States, actions and masks are checked where they are. On the CPU that costs a GPU nothing;
+        on a GPU it would have to be waited for.
+
         Args:
             images: Views at time t, `(B, V, C, H, W)`, uint8 or float in [0, 1].
             task: One instruction per sample.
@@ -162,27 +165,30 @@ class LAWMProcessor(ProcessorMixin):
         _check_tasks(task, batch_size)
         batch = {
             "pixel_values": self._views(images, augment, generator),
-            "task_embeds": self._embed(task).to(device),
+            "task_embeds": self._embed(task),
         }
         given = {"view_mask": view_mask, "state_mask": state_mask}
         given |= {"action_is_pad": action_is_pad, "frame_is_pad": frame_is_pad}
         masks = {
-            name: torch.as_tensor(mask, dtype=torch.bool, device=device)
+            name: torch.as_tensor(mask, dtype=torch.bool)
             for name, mask in given.items()
             if mask is not None
         }
         if state is not None:
-            state = torch.as_tensor(state, dtype=torch.float32, device=device)
-            is_absent = ~masks["state_mask"] if "state_mask" in masks else None
+            state = torch.as_tensor(state, dtype=torch.float32)
+            is_present = masks.get("state_mask")
+            is_absent = None if is_present is None else ~is_present.to(state.device)
             batch["state"] = self.state_normalizer.normalize(state, is_absent)
         if actions is not None:
-            actions = torch.as_tensor(actions, dtype=torch.float32, device=device)
-            batch["actions"] = self._normalize_actions(actions, masks.get("action_is_pad"))
+            actions = torch.as_tensor(actions, dtype=torch.float32)
+            is_pad = masks.get("action_is_pad")
+            is_pad = None if is_pad is None else is_pad.to(actions.device)
+            batch["actions"] = self._normalize_actions(actions, is_pad)
         if frames is not None:
-            frames = torch.as_tensor(frames, device=device)
+            frames = send(torch.as_tensor(frames), device)
             check_images(frames, "frames", "BNCHW")
             batch["frames"] = resize(frames, self.frame_size, "frames")
-        batch |= masks
+        batch = {name: send(value, device) for name, value in (batch | masks).items()}
         for name, value in batch.items():
             if len(value) != batch_size:
                 raise ValueError(
@@ -208,8 +214,8 @@ class LAWMProcessor(ProcessorMixin):
         if augment and any(strengths):
             flat = views.flatten(0, 1).float().mul_(scale)
             views, scale = colour_jitter(flat, *strengths, generator).view_as(views), 1.0
-        mean = torch.tensor(self.image_mean, device=views.device)[:, None, None]
-        std = torch.tensor(self.image_std, device=views.device)[:, None, None]
+        mean = constant(self.image_mean, views.device)[:, None, None]
+        std = constant(self.image_std, views.device)[:, None, None]
         return (views * (scale / std)).sub_(mean / std)
 
     def _normalize_actions(self, actions: Tensor, is_pad: Tensor | None) -> Tensor:
