@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 
 from ..writing.text import get_logger
 from .order import Order, Visits
+from .prefetch import send_ahead
 from .source import Source, merge_statistics
 from .spec import open_source
-from .stream import Position, WindowStream, join, take_part
+from .stream import Piece, Position, WindowStream, micro_batches
 from .window import WindowReader, WindowSpec
 
 logger = get_logger(__name__)
@@ -40,6 +41,7 @@ def make_loader(
     windows_per_visit: int | None = None,
     cache_bytes: int = 4 << 30,
     max_bad_share: float = 0.05,
+    device: torch.device | str = "cpu",
 ) -> "WindowLoader":
     """Stream batches of windows forever; see `lawm_hf.data` for what a batch holds.
 
@@ -61,6 +63,7 @@ def make_loader(
             `cache_bytes`, else 8.
         cache_bytes: Sources whose decoded frames take no more are kept in memory.
         max_bad_share: More bad clips than this share of a source, beyond chance, is an error.
+        device: Where the pictures of a batch go, out of pinned memory and one batch ahead.
 
     Raises:
         ValueError: If the numbers make no sense, or the sources cannot be mixed.
@@ -91,6 +94,7 @@ def make_loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         max_bad_share=max_bad_share,
+        device=torch.device(device),
     )
 
 
@@ -137,12 +141,14 @@ class WindowLoader:
         num_workers: int,
         prefetch_factor: int,
         max_bad_share: float,
+        device: torch.device,
     ):
         self.readers, self.order = list(readers), order
         self.batch_size, self.rank, self.accumulation = batch_size, rank, accumulation
         # A worker reads whole rows of a batch, so more workers than rows have nothing to do.
         self.num_workers = min(num_workers, batch_size * accumulation)
         self.prefetch_factor, self.max_bad_share = prefetch_factor, max_bad_share
+        self.device = device
         self._visits = [
             Visits(reader, order.seed, per_visit)
             for reader, per_visit in zip(readers, order.windows_per_visit, strict=True)
@@ -194,21 +200,19 @@ class WindowLoader:
         # They come from the workers in turn.
         yield from self.batches(zip(*[pieces] * max(1, self.num_workers), strict=True))
 
-    def batches(
-        self, pieces: Iterable[Sequence[tuple[dict[str, Any], np.ndarray]]]
-    ) -> Iterator[dict[str, Any]]:
-        """Put the rows of all workers together, and take micro-batches from them."""
+    def batches(self, pieces: Iterable[Sequence[Piece]]) -> Iterator[dict[str, Any]]:
+        """Put the rows of all workers together, and take micro-batches from them.
+
+        What is on its way to the device is not consumed yet.
+        """
         size = self.order.global_batch // self.accumulation
-        for of_workers in pieces:
-            skipped = np.sum([counts for _, counts in of_workers], 0)
-            for number, counts in enumerate(skipped):
-                whole = join([take_part(piece, number, len(skipped)) for piece, _ in of_workers])
-                self._skipped = self._skipped + counts
-                done = self._position.samples % self.order.global_batch // size
-                for micro in range(done, self.accumulation):
-                    # First: whoever has seen the batch has consumed it.
-                    self._position.advance(self.order, size)
-                    yield take_part(whole, micro, self.accumulation)
+        done = self._position.samples % self.order.global_batch // size
+        parts = micro_batches(pieces, self.accumulation, done)
+        for batch, skipped in send_ahead(parts, self.device):
+            self._skipped = self._skipped + skipped
+            # First: whoever has seen the batch has consumed it.
+            self._position.advance(self.order, size)
+            yield batch
 
     def stats(self) -> dict[str, dict[str, np.ndarray]]:
         """Statistics of `state` and `actions` of the mixture; see `Source.stats`.

@@ -7,7 +7,7 @@ too many of them are an error.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from .bad_clips import BadClips
 from .order import Order, Visits
 from .window import DecodedClip, Sample, collate
 
+# Rows of batches, one batch after another, and the windows skipped for each, `(batches, S)`.
+Piece = tuple[dict[str, Any], np.ndarray]
 _MOST_TRIES = 1000  # windows tried in the place of a bad one: then hardly any can be good
 
 
@@ -133,14 +135,14 @@ class WindowStream(IterableDataset):
         self.visits, self.order, self.position, self.rows = visits, order, position, rows
         self.batches_per_piece, self.max_bad_share = batches_per_piece, max_bad_share
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    def __iter__(self) -> Iterator[Piece]:
         info = get_worker_info()
         if info is not None:
             for visits in self.visits:
                 visits.reader.source.reopen()
         return self.pieces(info.id if info else 0)
 
-    def pieces(self, worker: int) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    def pieces(self, worker: int) -> Iterator[Piece]:
         """What one worker yields."""
         readers = [SourceReader(visits, self.max_bad_share) for visits in self.visits]
         samples: list[Sample] = []
@@ -194,3 +196,26 @@ def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else [value for part in parts for value in part[key]]
         for key, first in parts[0].items()
     }
+
+
+def micro_batches(
+    pieces: Iterable[Sequence[Piece]], accumulation: int, done: int = 0
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Put the rows of all workers together, and take micro-batches from them.
+
+    Args:
+        pieces: One of each worker.
+        accumulation: Micro-batches of an update.
+        done: Those of the first update that were taken before.
+
+    Yields:
+        Each with the windows skipped for it, `(S,)`: the first of an update brings all of them.
+    """
+    for of_workers in pieces:
+        skipped = np.sum([counts for _, counts in of_workers], 0)
+        for number, counts in enumerate(skipped):
+            whole = join([take_part(piece, number, len(skipped)) for piece, _ in of_workers])
+            for micro in range(done, accumulation):
+                new = counts if micro == done else np.zeros_like(counts)
+                yield take_part(whole, micro, accumulation), new
+            done = 0
