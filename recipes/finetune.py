@@ -25,7 +25,6 @@ from lawm_hf.training import (
     AveragedWeights,
     FocusedLoader,
     TrainingArgs,
-    check_finite,
     freeze_unused,
     load_checkpoint,
     make_accelerator,
@@ -33,7 +32,6 @@ from lawm_hf.training import (
     parameter_groups,
     prepare,
     save_checkpoint,
-    to_device,
     told_only,
     whole_model,
 )
@@ -171,6 +169,7 @@ def build_loader(
             world_size=accelerator.num_processes,
             accumulation=args.gradient_accumulation_steps,
             num_workers=args.num_workers,
+            device=accelerator.device,
         )
         for w in (window, replace(window, max_start=FOCUS_MAX_START))
     )
@@ -214,29 +213,29 @@ def main(args: FinetuneArgs) -> None:
         ema.decay = args.ema_decay  # its state brings the one of before
     if accelerator.is_main_process:
         write_run_record(args, first, [source])
-    batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "finetune")
+    batches = log.throughput.timed(iter(loader))
     model.train()
     for step in range(first + 1, args.steps + 1):
-        norms = {}
         for _ in range(args.gradient_accumulation_steps):
-            raw = to_device(next(batches), accelerator.device)
-            with accelerator.accumulate(model):
+            raw = next(batches)
+            del raw["index"]  # book-keeping
+            with accelerator.accumulate(model), log.throughput.counting():
                 outputs = model(**processor(**raw, augment=args.augment))
-                check_finite(outputs.loss, step)
+                log.add({"loss": outputs.loss})
                 accelerator.backward(outputs.loss)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                    norms["grad_policy"] = norm
+                    log.add({"grad_policy": norm})
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
                     if ema:
                         ema.step(policy.parameters())
                 optimizer.zero_grad()
-            log.add({"loss": outputs.loss})
-        log.update(step, norms, loader.progress())
+        log.update(step, loader.progress())
         if args.save_every and step % args.save_every == 0 and step < args.steps:
+            log.look()  # so that nothing is saved that is not finite
             save_checkpoint(accelerator, args.output_dir, step, loader)
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
     if ema:

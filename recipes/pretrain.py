@@ -25,7 +25,6 @@ from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.training import (
     TrainingArgs,
     check_batch,
-    check_finite,
     clip_norm,
     freeze_unused,
     load_checkpoint,
@@ -34,7 +33,6 @@ from lawm_hf.training import (
     parameter_groups,
     prepare,
     save_checkpoint,
-    to_device,
     told_only,
     whole_model,
 )
@@ -166,6 +164,7 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         world_size=accelerator.num_processes,
         accumulation=args.gradient_accumulation_steps,
         num_workers=args.num_workers,
+        device=accelerator.device,
     )
 
 
@@ -205,35 +204,35 @@ def main(args: PretrainArgs) -> None:
     first = load_checkpoint(accelerator, args, loader, optimizer, scheduler)
     if accelerator.is_main_process:
         write_run_record(args, first, loader.sources)
-    batches = iter(loader)
     log = ProgressLog(accelerator, args, first, "pretrain")
+    batches = log.throughput.timed(iter(loader))
     model.train()
     for step in range(first + 1, args.steps + 1):
-        norms = {}
         for _ in range(args.gradient_accumulation_steps):
-            raw = to_device(next(batches), accelerator.device)
+            raw = next(batches)
+            del raw["index"]  # book-keeping
             if args.shuffle_instructions:
                 raw["task"] = [raw["task"][i] for i in torch.randperm(len(raw["task"])).tolist()]
-            with accelerator.accumulate(model):
+            with accelerator.accumulate(model), log.throughput.counting():
                 outputs = model(**processor(**raw))
-                check_finite(outputs.loss, step)
+                log.add({"loss": outputs.loss})
+                if latent:
+                    log.add({"reconstruction": outputs.reconstruction_loss})
+                    log.add({"kl": outputs.kl_loss})
                 accelerator.backward(outputs.loss)
                 if accelerator.sync_gradients:
-                    norms = clip(accelerator, model, args)
+                    log.add(clip(accelerator, model, args))
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
                 optimizer.zero_grad()
-            log.add({"loss": outputs.loss})
-            if latent:
-                log.add({"reconstruction": outputs.reconstruction_loss})
-                log.add({} if outputs.kl_loss is None else {"kl": outputs.kl_loss})
-        log.update(step, norms, loader.progress())
+        log.update(step, loader.progress())
         if args.report_every and step % args.report_every == 0 and step < args.steps:
             whole = whole_model(accelerator, model)
             with told_only("The picture of imagined frames", "The next one is tried again."):
                 _ = report and report.strip(whole, f"strip_{step:06d}")
         if args.save_every and step % args.save_every == 0 and step < args.steps:
+            log.look()  # so that nothing is saved that is not finite
             save_checkpoint(accelerator, args.output_dir, step, loader)
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
     whole = whole_model(accelerator, model)

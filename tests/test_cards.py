@@ -491,13 +491,13 @@ def test_the_cost_of_a_resumed_run_includes_its_earlier_sessions(tmp_path):
     earlier = {"step": 2, "wall_seconds": 100.0, "cpu_seconds": 50.0}
     (tmp_path / "log.jsonl").write_text(json.dumps(earlier) + '\n{"step": 3, "wall_')
     log = progress_log(tmp_path, first_step=2)
-    log.update(3, {})
+    log.update(3)
     log.close()
     record = json.loads((tmp_path / "environment.json").read_text())
     assert 100 <= record["wall_seconds"] < 160
     assert 50 <= record["cpu_seconds"] < 110
 
-    progress_log(tmp_path, first_step=0).update(1, {})  # begun anew: nothing is carried over
+    progress_log(tmp_path, first_step=0).update(1)  # begun anew: nothing is carried over
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(line)["wall_seconds"] < 60
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from lawm_hf import LAWMForPretraining, LAWMPolicy
 from lawm_hf.training import TrainingArgs, find_checkpoints, make_accelerator
+from lawm_hf.training.throughput import Throughput
 
 DDP = ("--multi_gpu",)
 FSDP = ("--config_file", str(processes.FSDP))
@@ -44,7 +45,7 @@ OPTIONS = {"pretrain": PRETRAIN, "finetune": FINETUNE}
 def recipe(name: str, folder: Path, interrupt_at: int | None = None, **options) -> None:
     """Run a recipe's `main`, and maybe interrupt it after a checkpoint."""
     module = importlib.import_module(f"lawm_hf.recipes.{name}")
-    save, device, put_together = module.save_checkpoint, module.to_device, module.whole_model
+    save, timed, put_together = module.save_checkpoint, Throughput.timed, module.whole_model
     seen = (folder / f"seen_{os.environ.get('RANK', 0)}.jsonl").open("a")
 
     def save_then_interrupt(accelerator, output_dir, step, loader):
@@ -57,15 +58,16 @@ def recipe(name: str, folder: Path, interrupt_at: int | None = None, **options) 
         assert is_sharded == ("ACCELERATE_USE_FSDP" in os.environ)
         return put_together(accelerator, model)
 
-    def note_samples(raw, *args):
-        print(json.dumps(raw["index"].tolist()), file=seen, flush=True)
-        return device(raw, *args)
+    def note_samples(throughput, batches):
+        for raw in timed(throughput, batches):
+            print(json.dumps(raw["index"].tolist()), file=seen, flush=True)
+            yield raw
 
     small = {"steps": 3, "warmup_steps": 1, "log_every": 1} | OPTIONS[name]
     arguments = getattr(module, f"{name.title()}Args")
     with (
         mock.patch.object(module, "save_checkpoint", save_then_interrupt),
-        mock.patch.object(module, "to_device", note_samples),
+        mock.patch.object(Throughput, "timed", note_samples),
         mock.patch.object(module, "whole_model", whole),
     ):
         module.main(arguments(output_dir=str(folder), **small | options))

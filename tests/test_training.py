@@ -90,7 +90,7 @@ def train(folder: Path, until: int, **options):
                     scheduler.step()
                 optimizer.zero_grad()
             log.add({"loss": loss})
-        log.update(step, {})
+        log.update(step)
     if until > first:
         save_checkpoint(accelerator, args.output_dir, until, loader)
     log.close()
@@ -274,7 +274,8 @@ def test_the_loss_in_the_log_is_the_mean_over_micro_batches(tmp_path):
     for step, losses in ((1, (1.0, 2.0)), (2, (3.0, 6.0))):
         for loss in losses:
             log.add({"loss": torch.tensor(loss)})
-        log.update(step, {"grad": float(step)}, {"epoch": step / 2, "skipped": step})
+        log.add({"grad": torch.tensor(float(step))})
+        log.update(step, {"epoch": step / 2, "skipped": step})
     (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert line["loss"] == 3.0
     assert line["grad"] == 1.5

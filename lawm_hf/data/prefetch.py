@@ -58,4 +58,4 @@ def _arrive(batch: dict[str, Any], stream: torch.cuda.Stream | None) -> None:
     current = torch.cuda.current_stream(stream.device)
     current.wait_stream(stream)
     for key in batch.keys() & set(_PICTURES):
-        batch[key].record_stream(current)  # lest the memory be given away while it is read
+        batch[key].record_stream(current)  # its memory is kept until then

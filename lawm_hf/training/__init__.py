@@ -6,11 +6,10 @@ A recipe keeps the loop itself; nothing here calls back into it.
 
 from .accelerator import make_accelerator
 from .args import TrainingArgs
-from .batches import FocusedLoader, to_device
+from .batches import FocusedLoader
 from .checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
 from .optimizer import (
     check_batch,
-    check_finite,
     freeze_unused,
     make_optimizer,
     parameter_groups,
@@ -26,7 +25,6 @@ __all__ = [
     "ProgressLog",
     "TrainingArgs",
     "check_batch",
-    "check_finite",
     "clip_norm",
     "find_checkpoints",
     "freeze_unused",
@@ -36,7 +34,6 @@ __all__ = [
     "parameter_groups",
     "prepare",
     "save_checkpoint",
-    "to_device",
     "told_only",
     "whole_model",
     "write_run_record",

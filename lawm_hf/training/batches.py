@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on their way from a loader to a model."""
+"""Batches on their way from loaders to a model."""
 
 from typing import Any
-
-import torch
 
 
 class FocusedLoader:
@@ -40,12 +38,3 @@ class FocusedLoader:
             loader.load_state_dict(position, next_epoch=next_epoch)
         updates = state.get("updates", state.get("count"))  # `count`: of an earlier version
         self.count = round(updates * self.accumulation)
-
-
-def to_device(raw: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A raw batch without its book-keeping, on a device; the processor works where its input is."""
-    return {
-        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-        for key, value in raw.items()
-        if key != "index"
-    }

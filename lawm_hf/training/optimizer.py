@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups, optimiser and schedule, and what must hold for a gradient."""
+"""Parameter groups, optimiser and schedule, and what a gradient needs."""
 
 from typing import Any
 
@@ -72,19 +72,6 @@ def make_optimizer(groups: list[dict[str, Any]], args: TrainingArgs):
         min_lr_rate=args.min_lr_ratio,
     )
     return optimizer, scheduler
-
-
-def check_finite(loss: torch.Tensor, step: int) -> None:
-    """Stop at the first loss that is not a number.
-
-    Raises:
-        FloatingPointError: With what to try.
-    """
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"The loss must stay finite, got {loss.item()} at update {step}. Lower the learning "
-            "rate or the gradient norm, or resume from the last checkpoint with another seed."
-        )
 
 
 def check_batch(policy: LAWMPolicy, samples: int) -> None:

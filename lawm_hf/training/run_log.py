@@ -7,12 +7,13 @@ and an estimate of the energy join `environment.json`. The model card is made of
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import psutil
 import torch
 import yaml
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from ..arguments import as_flags
@@ -28,6 +30,7 @@ from ..hub.licences import inherited_sources, parents
 from ..writing.atomic import read_json, write_text_atomic
 from ..writing.text import get_logger
 from .args import TrainingArgs, changed_arguments
+from .throughput import Throughput
 
 logger = get_logger(__name__)
 
@@ -39,14 +42,20 @@ WATTS_PER_CORE = 10
 class ProgressLog:
     """One progress bar, one console line every `log_every` updates, and the trackers.
 
-    Lines of `log.jsonl` hold means over updates, micro-batches and processes, and what the run has
-    cost so far, interrupted sessions included.
+    Lines of `log.jsonl` hold means over updates, micro-batches and processes, how well the machine
+    was used, and what the run has cost so far, interrupted sessions included.
+
+    A GPU is waited for by `look` alone: at each line, and before each save. Until then what was
+    added stays there. On a CPU every value is looked at when it is added.
     """
 
     def __init__(self, accelerator: Accelerator, args: TrainingArgs, first_step: int, name: str):
         self.accelerator, self.args = accelerator, args
         self.values: dict[str, list[float]] = {}
-        self.count, self.since = 0, time.perf_counter()
+        self.unseen: list[tuple[str, int, torch.Tensor]] = []  # name, update, scalar on the device
+        self.defers = accelerator.device.type != "cpu"
+        self.step, self.count, self.since = first_step, 0, time.perf_counter()
+        self.throughput = Throughput(accelerator.device, args.gradient_accumulation_steps)
         self.samples = (
             args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
         )
@@ -68,31 +77,60 @@ class ProgressLog:
             mininterval=1.0,
         )
 
-    def add(self, values: dict[str, Any]) -> None:
-        """Average scalars, of a micro-batch or of an update, into the next line."""
-        for key, value in values.items():
+    def add(self, values: Mapping[str, torch.Tensor | None]) -> None:
+        """Average values, of a micro-batch or of an update, into the next line.
+
+        Raises:
+            FloatingPointError: On a CPU, if one is not finite; elsewhere `look` says so.
+        """
+        for name, value in values.items():
             if value is None:
                 continue
-            scalar = value.detach().float().mean().item() if torch.is_tensor(value) else value
-            self.values.setdefault(key, []).append(scalar)
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            self.unseen.append((name, self.step + 1, whole.detach().float().mean()))
+        if not self.defers:
+            self.look()
 
-    def update(
-        self, step: int, values: dict[str, Any], progress: dict[str, float] | None = None
-    ) -> None:
-        """Count an update and `add` its values; `progress` of the data is written as it stands."""
-        self.add(values)
+    def look(self) -> None:
+        """Fetch what was added since the last time, waiting for the device once.
+
+        To be called before anything is saved.
+
+        Raises:
+            FloatingPointError: If a loss or a gradient was not finite, with the first such update.
+        """
+        for name, step, scalar in self.unseen:
+            number = scalar.item()  # the first one waits
+            # Gradients of half precision overflow now and then, and the scaler skips the update.
+            scaled = self.accelerator.scaler is not None and name.startswith("grad")
+            if not math.isfinite(number) and not scaled:
+                what = "gradient" if name.startswith("grad") else "loss"
+                raise FloatingPointError(
+                    f"The {what} must stay finite, got {number} at update {step}. Lower the "
+                    "learning rate or the gradient norm, or resume from the last checkpoint with "
+                    "another seed."
+                )
+            self.values.setdefault(name, []).append(number)
+        self.unseen = []
+
+    def update(self, step: int, progress: dict[str, float] | None = None) -> None:
+        """Count an update that is done; `progress` of the data is written as it stands."""
+        self.step = step
         self.count += 1
         self.bar.update()
         if step % self.args.log_every and step != self.args.steps:
             return
+        self.look()
         means = {key: sum(values) / len(values) for key, values in self.values.items()}
         now, cpu = time.perf_counter(), _cpu_seconds() - self.start[1]
+        use = self.throughput.read(now, self.count)
         *shared, cpu = self._over_processes([*means.values(), cpu])
         means = dict(zip(means, shared, strict=True))
         means["samples_per_s"] = self.samples * self.count / (now - self.since)
         self.values, self.count, self.since = {}, 0, now
         if self.args.report_to:
-            self.accelerator.log(means, step=step)
+            known = {key: number for key, number in use.items() if number is not None}
+            self.accelerator.log(means | known, step=step)
         self.bar.set_postfix_str("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
         cost = {
             "wall_seconds": self.before[0] + now - self.start[0],
@@ -100,7 +138,8 @@ class ProgressLog:
         }
         if self.accelerator.is_main_process:
             with self.path.open("a") as log:
-                log.write(json.dumps({"step": step, **means, **(progress or {}), **cost}) + "\n")
+                line = {"step": step, **means, **(progress or {}), **use, **cost}
+                log.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """End the bar; add hardware, time and energy to the run record."""
