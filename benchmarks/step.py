@@ -39,7 +39,6 @@ from lawm_hf.models.modeling_pretraining import LAWMForPretraining
 from lawm_hf.training import parameter_groups
 
 Side = Callable[[], object]
-PAPER = {"image": 128, "views": 2, "batch": 8}
 
 
 def update(modules: list[nn.Module], optimizers: list, loss: Callable[[], Tensor]) -> Side:
@@ -164,10 +163,15 @@ def tabletop_sides(is_finetuning: bool) -> dict[str, tuple]:
         model = new_objective("latent", policy, world_model).train()
         modules = [policy, world_model]
 
-    def loss() -> Tensor:
-        return model(**processor(**raw, augment=is_finetuning)).loss
+    def side(is_bf16: bool) -> tuple[Side, nn.Module]:
+        def loss() -> Tensor:
+            batch = processor(**raw, augment=is_finetuning)
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+                return model(**batch).loss
 
-    return {"ours": (our_update(model, modules, loss), model)}
+        return our_update(model, modules, loss), model
+
+    return {"ours": side(is_bf16=False), "ours, bfloat16": side(is_bf16=True)}
 
 
 def cpu_ms(run: Callable[[], object]) -> float:
@@ -235,7 +239,8 @@ def before_and_now(args: argparse.Namespace, row: str) -> None:
                 text=True,
                 check=True,
             )
-            times[name].append(json.loads(done.stdout.splitlines()[-1])["ms"])
+            line = next(x for x in done.stdout.splitlines() if x.startswith('{"row"'))
+            times[name].append(json.loads(line)["ms"])
     report(row, times, {}, "before")
 
 

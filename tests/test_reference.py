@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast world model and the plain reading of its equations agree, gradients included."""
 
+import statistics
+import time
+
 import pytest
 import torch
 from dreamer_fixtures import batch, build
 from dreamer_reference import Reference
 
-from lawm_hf.models.configuration_dreamer import PAPER_FORM
+from lawm_hf.models.configuration_dreamer import PAPER_FORM, DreamerV3Config
+from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
 
 IMAGINATION = {
     "training_states": "imagination",
@@ -61,3 +65,30 @@ def test_decoding_some_steps_has_the_loss_of_those_steps():
     every = model(**data).reconstruction_loss
     torch.testing.assert_close(some[:, steps], 2 * every[:, steps])
     assert some.count_nonzero() == 2 * len(some)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "floor"), [("authors", 1.6), ("default", 1.5)])
+def test_the_fast_world_model_is_faster_than_the_equations(variant, floor):
+    """Ratios of CPU time in one process, in turn: no machine's speed matters, nor its load."""
+    torch.set_num_threads(1)
+    config = DreamerV3Config.from_preset("12m", variant, image_size=32)
+    model = DreamerV3WorldModel(config).eval()
+    weights = dict(model.named_parameters())
+    frames = torch.randint(0, 256, (8, 11, 3, 32, 32), dtype=torch.uint8)
+    actions = torch.rand(8, 10, 7)
+
+    def ours() -> float:
+        start = time.process_time()
+        model(frames, actions).loss.backward()
+        return time.process_time() - start
+
+    def plain() -> float:
+        start = time.process_time()
+        Reference(config, weights).loss(frames, actions).backward()
+        return time.process_time() - start
+
+    ours(), plain()
+    rounds = [(plain(), ours(), ours(), plain()) for _ in range(5)]
+    ratios = [(a + d) / (b + c) for a, b, c, d in rounds]
+    assert statistics.median(ratios) > floor, ratios
