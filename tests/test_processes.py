@@ -268,3 +268,15 @@ def test_two_machines_meet_and_train(tmp_path):
     record = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert record["hardware"]["num_processes"] == 2
     assert_loads(tmp_path / "run", "pretrain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_of_two_processes_reports_on_what_both_have_trained(tmp_path, kind):
+    source = {"sources": [PRETRAIN["sources"][0].replace("16", "40")], "eval_source": "auto"}
+    options = source | {"batch_size": 4, "report_every": 1, "steps": 2, "mixed_precision": "no"}
+    processes.run(
+        functools.partial(recipe, "pretrain", tmp_path, **options), 2, tmp_path, KINDS[kind]
+    )
+    assert json.loads((tmp_path / "health.json").read_text())
+    assert {f.name for f in tmp_path.glob("strip*.png")} == {"strip.png", "strip_000001.png"}

@@ -153,7 +153,9 @@ def test_at_every_moment_of_saving_there_is_a_sound_checkpoint(tmp_path, monkeyp
     assert moments == sorted(moments)
     assert {"step_000001", "step_000002"} == set(moments)
     saved = (tmp_path / "step_000002" / "progress.json").stat().st_mtime_ns
+    shutil.copytree(tmp_path / "step_000002", tmp_path / "step_000001")  # killed before it went
     save_checkpoint(Fake(), tmp_path, 2, Numbers())  # resumed with nothing to do
+    assert [f.name for f in find_checkpoints(tmp_path)] == ["step_000002"]
     assert (tmp_path / "step_000002" / "progress.json").stat().st_mtime_ns == saved
 
 

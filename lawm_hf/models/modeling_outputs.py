@@ -56,8 +56,9 @@ class PretrainingOutput(ModelOutput):
 
 
 def world_size() -> int:
-    """Processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Processes that train together; without gradients one, whose affair a report is."""
+    is_together = torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if is_together else 1
 
 
 def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = False) -> Tensor:

@@ -44,6 +44,8 @@ def save_checkpoint(
     """
     final = Path(output_dir) / f"step_{step:06d}"
     if final.exists() and not _damage(final):  # A run resumed from it with nothing left to do.
+        if accelerator.is_main_process:
+            _remove_others(final)  # if it was killed before that
         return
     partial = final.with_name(f".{final.name}.partial")
     if accelerator.is_main_process:
@@ -63,9 +65,7 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)  # damaged: the run resumed from an older one
         partial.replace(final)
         sync(final.parent)
-        for other in find_checkpoints(output_dir):
-            if other != final:
-                shutil.rmtree(other)
+        _remove_others(final)
     accelerator.wait_for_everyone()
 
 
@@ -135,6 +135,12 @@ def find_checkpoints(output_dir: str | Path) -> list[Path]:
     folders = Path(output_dir).glob("step_*")
     numbered = {int(f.name[5:]): f for f in folders if re.fullmatch(r"step_\d{6,}", f.name)}
     return [numbered[step] for step in sorted(numbered)]
+
+
+def _remove_others(kept: Path) -> None:
+    for folder in find_checkpoints(kept.parent):
+        if folder != kept:
+            shutil.rmtree(folder)
 
 
 def _newest_sound(output_dir: str | Path) -> Path | None:
