@@ -246,6 +246,7 @@ def test_two_processes_evaluate_to_the_result_of_one(one, tmp_path):
 def test_machines_that_do_not_share_the_output_folder_are_refused(tmp_path):
     def begin():
         os.environ["LOCAL_WORLD_SIZE"] = "1"
+        time.sleep = lambda seconds: None
         make_accelerator(TrainingArgs(output_dir=str(tmp_path / os.environ["RANK"])))
 
     with pytest.raises(AssertionError, match="all machines share"):
