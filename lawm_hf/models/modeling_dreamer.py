@@ -18,6 +18,9 @@ from transformers import initialization as init
 
 from .configuration_dreamer import DreamerV3Config
 from .images_lawm import send
+
+# Unused here, but transformers loads remote code from a folder with direct imports only.
+from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
