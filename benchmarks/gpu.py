@@ -50,8 +50,9 @@ LAUNCH = 6e-6  # seconds of Python and driver for each operator that is not comp
 
 
 def build(preset: str) -> LAWMForPretraining:
-    """BAKU and a world model of a preset, freshly initialised."""
-    world_model = DreamerV3WorldModel(DreamerV3Config.from_preset(preset))
+    """BAKU and a world model of a preset that decodes every step, freshly initialised."""
+    config = DreamerV3Config.from_preset(preset, num_decoded_steps=None)
+    world_model = DreamerV3WorldModel(config)
     return LAWMForPretraining(BakuPolicy(BakuConfig(latent_norm="batch")), world_model).train()
 
 
