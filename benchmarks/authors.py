@@ -54,7 +54,7 @@ class AuthorsJoint(nn.Module):
         super().__init__()
         self.is_mended = is_mended
         self.world_model = build_world_model(clone, size)
-        self.policy = _build_policy(clone)
+        self.policy = build_policy(clone)
 
     def latents(self, batch: dict[str, Tensor]) -> Tensor:
         """The chunk `(B, 10, 7)` that their policy predicts."""
@@ -97,7 +97,10 @@ def _keep_graph(value: Any, **options: Any) -> Tensor:
     return torch.as_tensor(value, **options)
 
 
-def _build_policy(clone: Path) -> nn.Module:
+def build_policy(clone: Path) -> nn.Module:
+    """Their BAKU, chunk of 10, two views of 128 pixels and 5 numbers of state."""
+    if str(clone) not in sys.path:
+        sys.path.insert(0, str(clone))
     for name in _NEVER_CALLED:
         sys.modules.setdefault(name, MagicMock())
     from lawm.algos.baku import Baku  # type: ignore

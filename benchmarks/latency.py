@@ -1,95 +1,227 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Milliseconds from an observation to an action, by `select_action` in LeRobot.
+"""How long does a robot wait for a chunk of actions, and how evenly?
 
-    python benchmarks/latency.py [--steps 100] [--threads 1 2]
+    python benchmarks/latency.py [--calls 2000] [--threads 1] [--policies baku-tabletop ...]
+    python benchmarks/latency.py --policies baku-default --peer-path CLONE_OF_THE_AUTHORS_CODE
+    python benchmarks/latency.py --robot outputs/finetune --forms eager compiled --seconds 60
 
-One JSON line per policy, number of threads and use of the chunk: a new chunk at each step, or one
-for every 10 steps. Two views of 128 px and 8 numbers of state, as in LIBERO; random weights. ACT is
-LeRobot's own, with its default sizes, beside ours with theirs.
+From two uint8 pictures, a state and an instruction to a chunk in the robot's units, batch 1, random
+weights: the policy as it is (`eager`), `compile_for_inference()` (`compiled`), the file of
+`lawm-hf export --onnx` in onnxruntime (`onnx`), LeRobot's ACT with its default sizes (`act`), the
+authors' BAKU (`authors`). All in one process, in turns, forwards and backwards; one JSON line each.
+On a busy machine wall time says little: compare `cpu_ms`, the time of the process.
+
+With `--robot` a finetuned policy drives the tabletop robot in real time, and what counts is the
+share of steps that were done within 1 / fps.
 """
 
 import argparse
 import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies.act.configuration_act import ACTConfig
-from lerobot.policies.factory import get_policy_class
 
-from lawm_hf.lerobot import LeRobotLAWMConfig
+from lawm_hf.hub.onnx_export import export_onnx
+from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.models.auto_lawm import new_policy
 
-VIEWS = ("observation.images.image", "observation.images.image2")
+TASK = "go to the red cube"
+ROUND = 20  # Calls of one form before the next has its turn.
+Form = Callable[[torch.Tensor, np.ndarray], Any]
 
 
-def features(side: int) -> dict[str, Any]:
-    """Inputs and outputs of a LIBERO-like robot."""
-    views = {key: PolicyFeature(FeatureType.VISUAL, (3, side, side)) for key in VIEWS}
+def conditions() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    versions = {}
+    for name in ("torch", "onnxruntime", "lerobot"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = cpus.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
     return {
-        "device": "cpu",
-        "input_features": {**views, "observation.state": PolicyFeature(FeatureType.STATE, (8,))},
-        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (7,))},
+        "commit": commit.stdout.strip(),
+        "versions": versions,
+        "cpu": f"{model}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
-def make(name: str, n_action_steps: int) -> tuple[Any, int]:
-    """A policy, and the side of its pictures."""
-    if name == "act":
-        # LeRobot re-plans at each step only when it aggregates chunks.
-        config = ACTConfig(
-            **features(128),
+def onnx_form(policy: LAWMPolicy, processor: LAWMProcessor, threads: int) -> Form:
+    """Our processor before, the exported file behind."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        content = export_onnx(folder).read_bytes()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def act(images: torch.Tensor, state: np.ndarray) -> Any:
+        batch = processor(images=images, task=[TASK], state=state) | policy.draw_noise(1)
+        return session.run(None, {name: value.numpy() for name, value in batch.items()})[0]
+
+    return act
+
+
+def torch_form(policy: LAWMPolicy, processor: LAWMProcessor) -> Form:
+    """The policy, whatever its `predict_action_chunk` is by now."""
+
+    def act(images: torch.Tensor, state: np.ndarray) -> Any:
+        batch = processor(images=images, task=[TASK], state=state)
+        return processor.unnormalize_actions(policy.predict_action_chunk(**batch)).numpy()
+
+    return act
+
+
+def act_form(side: int) -> tuple[Form, int]:
+    """LeRobot's ACT, and its number of parameters."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    keys = ("observation.images.image", "observation.images.image2")
+    views = {key: PolicyFeature(FeatureType.VISUAL, (3, side, side)) for key in keys}
+    policy = ACTPolicy(
+        ACTConfig(
+            device="cpu",
+            input_features={
+                **views,
+                "observation.state": PolicyFeature(FeatureType.STATE, (8,)),
+            },
+            output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
             chunk_size=10,
-            n_action_steps=n_action_steps,
-            temporal_ensemble_coeff=0.01 if n_action_steps == 1 else None,
+            n_action_steps=10,
             pretrained_backbone_weights=None,
         )
-        return get_policy_class("act")(config).eval(), 128
-    kind, _, preset = name.partition("-")
-    side = 64 if preset == "tabletop" else 128
-    config = LeRobotLAWMConfig(
-        **features(side), policy_type=kind, policy_preset=preset, n_action_steps=n_action_steps
-    )
-    ones = {"min": -np.ones(8), "max": np.ones(8)}
-    stats = {"observation.state": ones, "action": {k: v[:7] for k, v in ones.items()}}
-    return get_policy_class("lawm")(config, dataset_stats=stats).eval(), side
+    ).eval()
+
+    def act(images: torch.Tensor, state: np.ndarray) -> Any:
+        batch = dict(zip(keys, (images / 255).unbind(1), strict=True))
+        return policy.predict_action_chunk(
+            batch | {"observation.state": torch.from_numpy(state)}
+        ).numpy()
+
+    return act, sum(p.numel() for p in policy.parameters())
 
 
-@torch.inference_mode()
-def measure(name: str, n_action_steps: int, threads: int, steps: int) -> dict[str, Any]:
-    """Latencies over an episode, without its first steps."""
-    torch.set_num_threads(threads)
-    policy, side = make(name, n_action_steps)
-    policy.reset()
-    times = []
-    for _ in range(steps + 10):
-        batch: dict[str, Any] = {key: torch.rand(1, 3, side, side) for key in VIEWS}
-        batch |= {"observation.state": torch.zeros(1, 8), "task": ["pick up the milk"]}
-        start = time.perf_counter()
-        policy.select_action(batch)
-        times.append(1e3 * (time.perf_counter() - start))
-    p50, p95 = np.percentile(times[10:], [50, 95])
-    return {
-        "policy": name,
-        "parameters": sum(p.numel() for p in policy.parameters()),
-        "n_action_steps": n_action_steps,
-        "threads": threads,
-        "p50_ms": round(p50, 2),
-        "p95_ms": round(p95, 2),
-    }
+def authors_form(clone: Path, task: torch.Tensor) -> tuple[Form, int]:
+    """The authors' BAKU with its `sample_actions`; the instruction is embedded beforehand."""
+    from authors import build_policy
+    from torchvision.transforms import Normalize
+
+    policy: Any = build_policy(clone).eval()
+    # As with the ImageNet weights that theirs begins with.
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    policy.encoder.image_encoders.normalizer = Normalize(mean, std)
+    motors = {"robot0_eef_pos": torch.zeros(1, 1, 3), "robot0_gripper_qpos": torch.zeros(1, 1, 2)}
+
+    def act(images: torch.Tensor, state: np.ndarray) -> Any:
+        front, wrist = images.unsqueeze(2).float().unbind(1)
+        views = {"agentview_image": front, "robot0_eye_in_hand_image": wrist}
+        return policy.sample_actions({"obs": views | motors, "task_emb": task})
+
+    return act, sum(p.numel() for p in policy.parameters())
+
+
+def make_forms(name: str, args: argparse.Namespace) -> tuple[dict[str, Form], dict[str, int], int]:
+    """What is compared for one policy, the numbers of parameters, and the side of the pictures."""
+    kind, _, preset = name.rpartition("-")
+    torch.manual_seed(0)
+    policy = new_policy(kind, preset).eval()
+    side = policy.config.image_size
+    ones = {"min": [-1.0] * 8, "max": [1.0] * 8}
+    stats = {"state_stats": ones, "action_stats": {k: v[:7] for k, v in ones.items()}}
+    processor = LAWMProcessor(image_size=side, task_embed_size=512, **stats)
+    count = sum(p.numel() for p in policy.parameters())
+    forms, sizes = {"eager": torch_form(policy, processor)}, {}
+    if "onnx" in args.forms:
+        forms["onnx"] = onnx_form(policy, processor, args.threads)
+    if "compiled" in args.forms:
+        start = time.process_time()
+        forms["compiled"] = torch_form(policy.compile_for_inference(), processor)
+        print(f"{name}: compiled, {time.process_time() - start:.0f} s of this process alone")
+    if "act" in args.forms:
+        forms["act"], sizes["act"] = act_form(side)
+    if args.peer_path is not None:
+        task = processor(images=torch.zeros(1, 1, 3, side, side), task=[TASK])["task_embeds"]
+        forms["authors"], sizes["authors"] = authors_form(args.peer_path, task)
+        if kind != "baku" or abs(sizes["authors"] / count - 1) > 0.01:
+            sys.exit(f"A comparison needs equal sizes: {count:,} and {sizes['authors']:,}.")
+    return forms, {**dict.fromkeys(forms, count), **sizes}, side
+
+
+def measure(name: str, args: argparse.Namespace) -> None:
+    """Time the forms in turns; print a line each, and their ratio to the first."""
+    forms, sizes, side = make_forms(name, args)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 1, 2, 3, side, side), generator=generator).to(torch.uint8)
+    state = np.zeros((1, 8), np.float32)
+    wall: dict[str, list[float]] = {form: [] for form in forms}
+    cpu: dict[str, list[float]] = {form: [] for form in forms}
+    for index in range(-1, max(1, args.calls // ROUND)):  # the round before the first warms up
+        for form in forms if index % 2 else reversed(forms):
+            for call in range(ROUND):
+                starts = time.perf_counter(), time.process_time()
+                forms[form](images[call % 8], state)
+                ends = time.perf_counter(), time.process_time()
+                if index >= 0:
+                    wall[form].append(1e3 * (ends[0] - starts[0]))
+                    cpu[form].append(1e3 * (ends[1] - starts[1]))
+    about = conditions()
+    for form in forms:
+        line: dict[str, Any] = {"policy": name, "form": form, "parameters": sizes[form]}
+        line["calls"] = len(wall[form])
+        for what, values in (("cpu_ms", cpu[form]), ("wall_ms", wall[form])):
+            line[what] = dict(
+                zip(
+                    ("p50", "p95", "p99"), np.percentile(values, [50, 95, 99]).round(2), strict=True
+                )
+            )
+        line["times_eager"] = round(float(np.median(cpu["eager"]) / np.median(cpu[form])), 2)
+        if "authors" in forms:
+            rounds = [np.array(cpu[f]).reshape(-1, ROUND).mean(1) for f in ("authors", form)]
+            line["times_authors"] = round(float(np.median(rounds[0] / rounds[1])), 2)
+        print(json.dumps(line | about), flush=True)
 
 
 def main() -> None:
-    """Measure all."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    """Measure all, or drive the robot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--policies", nargs="+", default=["baku-tabletop", "baku-default"])
+    parser.add_argument("--forms", nargs="+", default=["eager", "compiled", "onnx", "act"])
+    parser.add_argument("--peer-path", type=Path)
+    parser.add_argument("--robot", type=Path, help="folder of a finetuned policy")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--fps", type=float, default=20)
     args = parser.parse_args()
-    for threads in args.threads:
-        for name in ("act", "baku-default", "baku-tabletop", "diffusion-default"):
-            for n_action_steps in (1, 10):
-                print(json.dumps(measure(name, n_action_steps, threads, args.steps)), flush=True)
+    torch.set_num_threads(args.threads)
+    if args.robot is not None:
+        from real_time import drive
+
+        for form in args.forms:
+            line = drive(args.robot, form, args.fps, args.seconds)
+            print(json.dumps(line | conditions()), flush=True)
+        return
+    for name in args.policies:
+        measure(name, args)
 
 
 if __name__ == "__main__":
