@@ -32,10 +32,10 @@ def drive(folder: Path, form: str, fps: float, seconds: float) -> dict[str, Any]
     size = policy.lawm.config.image_size
     robot = TabletopRobot(TabletopRobotConfig(id="real_time", task=TASK, image_size=size))
     robot.connect()
-    whole, thinking = [], []
+    whole, thinking, cpu = [], [], []
     period = 1 / fps
     for step in range(-10, int(seconds * fps)):  # the first ones warm up
-        tick = time.perf_counter()
+        tick, cpu_tick = time.perf_counter(), time.process_time()
         seen = robot.get_observation()
         batch: dict[str, Any] = {
             f"observation.images.{view}": torch.from_numpy(seen[view].copy())
@@ -49,15 +49,16 @@ def drive(folder: Path, form: str, fps: float, seconds: float) -> dict[str, Any]
         action = policy.select_action({**batch, "observation.state": state, "task": [TASK]})[0]
         thought = time.perf_counter() - start
         robot.send_action(dict(zip(robot.action_features, action.tolist(), strict=True)))
-        took = time.perf_counter() - tick
+        took, cpu_took = time.perf_counter() - tick, time.process_time() - cpu_tick
         time.sleep(max(0.0, period - took))
         if step >= 0:
             whole.append(1e3 * took)
             thinking.append(1e3 * thought)
+            cpu.append(1e3 * cpu_took)
     robot.disconnect()
     quantiles = {
         name: dict(zip(("p50", "p95", "p99"), np.percentile(v, [50, 95, 99]).round(2), strict=True))
-        for name, v in (("step_ms", whole), ("policy_ms", thinking))
+        for name, v in (("step_ms", whole), ("policy_ms", thinking), ("step_cpu_ms", cpu))
     }
     return {
         "robot": "lawm_tabletop",

@@ -181,6 +181,33 @@ def test_onnx_runs_without_torch_as_the_page_shows(finetuned, tmp_path):
     assert np.abs(error).max() < 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["diffusion", "act"])
+def test_the_steps_of_a_sampler_and_a_policy_of_lerobot_become_onnx_too(kind, tmp_path):
+    pytest.importorskip("onnxscript")
+    ort = pytest.importorskip("onnxruntime")
+    if kind == "act":
+        pytest.importorskip("lerobot")
+        from lawm_hf.lerobot.act import LeRobotActConfig, LeRobotActPolicy
+
+        config = LeRobotActConfig.from_preset("tabletop", task_embed_size=32)
+        policy = LeRobotActPolicy(config).eval()
+    else:
+        policy = diffusion(task_embed_size=32)
+    size = policy.config.action_size
+    processor = LAWMProcessor(
+        image_size=policy.config.image_size,
+        task_embed_size=32,
+        state_normalization="identity",
+        action_stats={"min": [-1.0] * size, "max": [1.0] * size},
+    )
+    policy.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    session = ort.InferenceSession(onnx_export.export_onnx(tmp_path))  # compares, too
+    names = {entry.name for entry in session.get_inputs()}
+    assert names == {"pixel_values", "task_embeds", "state"} | set(policy.draw_noise(1))
+
+
 def test_a_disagreement_is_not_written(finetuned, monkeypatch):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -85,6 +85,7 @@ def capture(
 def compile_policy(policy: Any) -> Any:
     """See `LAWMPolicy.compile_for_inference`."""
     policy = copy.deepcopy(policy).eval().requires_grad_(False)
+    vars(policy).pop("predict_action_chunk", None)  # of a policy that was compiled before
     names = list(example_observation(policy))  # in the order that the program expects
     drawn = set(policy.draw_noise(1))
     program = capture(policy)
