@@ -224,7 +224,7 @@ class LAWMPolicy(LAWMModel, abstract=True):
     def compile_for_inference(self) -> "LAWMPolicy":
         """A copy whose `predict_action_chunk` is compiled ahead of time, for the device it is on.
 
-        About 1.3 times as fast on a CPU, the same to 1e-5 in float32, for any batch; it takes a
+        About 1.5 times as fast on a CPU, the same to 1e-5 in float32, for any batch; it takes a
         C++ compiler and about a minute (docs/performance.md). The policy itself stays as it is. The
         copy has its weights and saves those; it cannot be trained, `forward` is not compiled, and
         new weights or another device do not reach the program: compile anew.
