@@ -293,3 +293,42 @@ def test_a_recording_without_an_end_is_named(tmp_path):
     (root / EPISODES).write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="not a complete parquet file"):
         open_source(f"lerobot:{root}")
+
+
+@pytest.mark.parametrize("length", [float("inf"), "ten", None, [3], 10**400])
+def test_a_length_that_is_none_is_refused_by_name(tmp_path, length):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    path = root / "meta/episodes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["length"] = length
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"meta/|must have 0 to"):
+        open_source(f"lerobot:{root}")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: "{",
+        lambda s: json.dumps(s | {"action": {**s["action"], "std": [float("nan")] * 7}}),
+        lambda s: json.dumps(s | {"action": {**s["action"], "std": [1.0] * 6}}),
+        lambda s: json.dumps(s | {"action": "x"}),
+        lambda s: json.dumps([]),
+    ],
+)
+def test_statistics_that_are_none_are_computed_anew(tmp_path, spoil, caplog):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    computed = open_source(f"lerobot:{root}").stats()
+    names = {"state": "observation.state", "actions": "action"}
+    stored = {
+        names[part]: {key: (values + 1).tolist() for key, values in found.items()}
+        for part, found in computed.items()
+    }
+    path = root / "meta/stats.json"
+    path.write_text(json.dumps(stored))
+    used = open_source(f"lerobot:{root}").stats()["actions"]["std"]
+    np.testing.assert_allclose(used, computed["actions"]["std"] + 1, rtol=1e-6)
+    path.write_text(spoil(stored))
+    again = open_source(f"lerobot:{root}").stats()["actions"]["std"]
+    np.testing.assert_allclose(again, computed["actions"]["std"], rtol=1e-6)
+    assert "are computed" in caplog.text

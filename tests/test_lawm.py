@@ -149,6 +149,14 @@ def test_the_entry_point_refuses_a_folder_that_is_not_a_policy(tmp_path):
         LAWMPolicy.from_pretrained(tmp_path / "world_model")
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", bytes(999)])
+def test_damaged_weights_are_named(tmp_path, content):
+    make_policy("baku").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"weights in '{tmp_path}' must be whole"):
+        LAWMPolicy.from_pretrained(tmp_path)
+
+
 def test_the_latent_norm_keeps_outputs_from_saturating_and_from_collapsing():
     norm = LatentNorm(3).train()
     saturated = torch.tensor([100.0, 0.0, -3.0]) + torch.tensor([0.01, 5.0, 1.0]) * torch.randn(

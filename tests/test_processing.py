@@ -295,6 +295,15 @@ def test_centred_instructions_have_mean_zero_and_stay_so_when_loaded(tmp_path):
     torch.testing.assert_close(loaded(**raw_batch())["task_embeds"], embeds)
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", bytes(999)])
+def test_damaged_embeddings_are_named(tmp_path, content):
+    make_processor().save_pretrained(tmp_path)
+    path = tmp_path / "task_embeddings.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path} must hold the embeddings"):
+        LAWMProcessor.from_pretrained(tmp_path)
+
+
 def make_tokenizer(folder) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

@@ -178,7 +178,11 @@ def inside(root: Path, path: str) -> Path:
         repo = Path(*folder.parts[: len(folder.parts) - folder.parts[::-1].index("snapshots") - 1])
         homes += [repo / "blobs"] if (repo / "blobs").is_dir() else []
     safe = not Path(path).is_absolute() and ".." not in Path(path).parts and "\0" not in path
-    if not safe or not any(found.resolve().is_relative_to(home) for home in homes):
+    try:
+        goal = found.resolve() if safe else None
+    except (RuntimeError, OSError):  # links that lead in a circle
+        goal = None
+    if goal is None or not any(goal.is_relative_to(home) for home in homes):
         raise ValueError(
             f"A data set may name only files in its own folder, got {path!r}, which leaves {root}. "
             "If you trust it, put the files themselves into the folder."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -91,9 +92,16 @@ class LAWMModel(PreTrainedModel):
             return model_class.from_pretrained(folder, *args, config=config, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         may_lack = kwargs.pop("may_lack", frozenset())
-        loaded: Any = super().from_pretrained(
-            folder, *args, config=config, output_loading_info=True, **kwargs
-        )
+        try:
+            loaded: Any = super().from_pretrained(
+                folder, *args, config=config, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:  # does not say which
+            raise ValueError(
+                f"The weights in {str(folder)!r} must be whole safetensors files, got a damaged "
+                f"one ({error}). A full disk or a cut download may have done it: fetch or save it "
+                "again."
+            ) from error
         model, info = loaded
         wrong = {k: sorted({*info[k]} - may_lack) for k in ("missing_keys", "unexpected_keys")}
         wrong = {k: names for k, names in wrong.items() if names}

@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -146,12 +146,18 @@ class TaskEncoder:
 
     def load(self, path: str | Path) -> None:
         """Take over embeddings written by `save`, unless another encoder or width made them."""
-        with safe_open(path, framework="pt") as file:
-            about, vectors = file.metadata(), file.get_tensor("embeddings")
-        if about["text_encoder"] == self.name and vectors.shape[1] == self.size:
-            self.embeddings.update(
-                zip(json.loads(about["instructions"]), vectors.unbind(), strict=True)
-            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                about, vectors = file.metadata(), file.get_tensor("embeddings")
+            encoder, instructions = about["text_encoder"], json.loads(about["instructions"])
+            found = dict(zip(instructions, vectors.unbind(), strict=True))
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} must hold the embeddings of instructions, but is damaged ({error}). Fetch "
+                "or save it again."
+            ) from error
+        if encoder == self.name and vectors.shape[1] == self.size:
+            self.embeddings.update(found)
 
 
 def _text_model_width(name: str) -> int:

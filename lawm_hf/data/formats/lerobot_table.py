@@ -149,9 +149,19 @@ def read_episodes(files: LocalFiles, info: Info, name: str) -> Episodes:
     try:
         v3 = info.version == "v3.0"
         rows = _rows_v3(files) if v3 else _json_lines(files, "meta/episodes.jsonl")
-        names = _task_names(files, info)
+        return _episodes(rows, _task_names(files, info), info, name)
     except BadClipError as error:
         raise ValueError(f"{name}: {error}") from error
+    except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
+        if "meta/" in str(error) or name in str(error):  # It says what is wrong.
+            raise
+        raise ValueError(
+            f"meta/ of {name} must hold what LeRobot writes, got {error!r}."
+        ) from error
+
+
+def _episodes(rows: list[dict[str, Any]], names: dict[int, str], info: Info, name: str) -> Episodes:
+    """The table, out of its rows."""
     if not rows:
         raise ValueError(f"{name} has no episodes in meta/: record some, or name another folder.")
     for column in ("episode_index", "length"):

@@ -57,7 +57,7 @@ class ShardSource(VideoSource):
                 row |= {"key": str(row["key"]), "task": str(row["task"])}
                 row |= {"tasks": _changes(row)}
             return rows
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             logger.warning("%s of %s is damaged: %s", self.INDEX, self.store.root, error)
         except OSError:
             pass
