@@ -9,7 +9,7 @@ torch's `MemTracker` follows each tensor of a forward, backward and AdamW step. 
 fake: shapes without numbers, so that any preset fits any machine and nothing is computed. What an
 allocator wastes and what libraries take for themselves is not in it; `--real` also takes the step
 in a process of its own and says by how much its peak (`ru_maxrss`) rose. Prints JSON lines, then a
-Markdown table. The policy is BAKU in its default size.
+Markdown table. The policy is BAKU in its default size; every step of a chunk is decoded.
 """
 
 import argparse
@@ -49,7 +49,8 @@ class Step:
 
     def __init__(self, case: dict[str, Any]):
         self.precision = case["precision"]
-        config = DreamerV3Config.from_preset(case["preset"], training_states=case["form"])
+        options = {"training_states": case["form"], "num_decoded_steps": None}
+        config = DreamerV3Config.from_preset(case["preset"], **options)
         policy = BakuPolicy(BakuConfig(latent_norm="batch", chunk_size=case["chunk"]))
         self.model = LAWMForPretraining(policy, DreamerV3WorldModel(config)).train()
         if case["checkpointing"]:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from data_fixtures import build_all
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
 from lawm_hf.hub import push_run
@@ -108,6 +110,8 @@ def start(name: str, folder: Path, **options) -> int:
     with Path(os.devnull).open("w") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
+        # By default forked processes share one, which a killed one may hold for ever.
+        tqdm.set_lock(threading.RLock())
         try:
             run(name, folder, resume=True, **options)
             code = 0
