@@ -230,7 +230,7 @@ def before_and_now(args: argparse.Namespace, row: str) -> None:
     for r in range(args.rounds):
         order = [("before", args.before), ("now", here)]
         for name, checkout in order if r % 2 else reversed(order):
-            command = [sys.executable, __file__, "--rows", row, "--rounds", "20"]
+            command = [sys.executable, __file__, "--rows", row, "--rounds", "8"]
             command += ["--tuned"] if name == "now" else []
             done = subprocess.run(
                 command,
