@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules under their names of before the layout of packages: the same objects, and a warning."""
+"""Modules under their former names: the same objects, and a warning."""
 
 import importlib
 import importlib.util

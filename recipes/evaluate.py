@@ -8,7 +8,7 @@
 
 Writes `episodes.jsonl`, a line as each episode ends, and `summary.json` below `output_dir`, and
 with `--videos 4` mp4 files of the first failures; the card of a local policy gets the rate, too.
-Several processes share the episodes. `--resume true` goes on with what was interrupted. What an
+Several processes share the episodes. `--resume true` continues what was interrupted. What an
 environment must have is said in `lawm_hf.evaluation.environments`.
 """
 

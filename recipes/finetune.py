@@ -190,7 +190,7 @@ def main(args: FinetuneArgs) -> None:
     if args.freeze_vision:
         policy.freeze_vision()
 
-    # Higher rates wash out what pretraining has found (README).
+    # Higher rates wash out what pretraining has found (docs/experiments.md).
     rates = (5e-4, 3e-4) if args.pretrained else (1e-3, 3e-3)
     given = (args.learning_rate, args.vision_learning_rate)
     rate, vision_rate = (r if g is None else g for r, g in zip(rates, given, strict=True))

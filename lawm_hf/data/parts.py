@@ -48,7 +48,7 @@ class Conversion:
             raise ValueError(f"`clips_per_part` must be at least 1, got {self.clips_per_part}.")
 
     def frames(self, source: Source, clip: int) -> np.ndarray:
-        """Numbers of the frames to write, ascending, maybe with repeats, `(T,)`."""
+        """Numbers of the frames to write, ascending, repeats allowed, `(T,)`."""
         length, times = source.length(clip), source.times(clip)
         if self.fps is None or (times is None and same_rate(source.fps(clip), self.fps)):
             return np.arange(length)

@@ -62,7 +62,7 @@ class Source(ABC):
 
     @abstractmethod
     def task(self, clip: int) -> str:
-        """Its (first) instruction, maybe empty."""
+        """Its (first) instruction; may be empty."""
 
     def tasks(self, clip: int) -> tuple[str, ...]:
         """All its instructions, the first one first."""

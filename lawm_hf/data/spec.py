@@ -12,9 +12,9 @@
     folder:DIR[,captions=metadata.csv]                        any videos
     NAME:…                                                    what `register_scheme` was told
 
-`REPO` is `user/name` or `hf://datasets/user/name`, maybe with `@revision`. Options of every scheme:
-`episodes=10:20`, `demonstrations=50` (the first, balanced over the tasks), `fraction=0.1` with
-`subset_seed=0` (a random subset), `manifest=FILE` (names the subset), `views=front+wrist`,
+`REPO` is `user/name` or `hf://datasets/user/name`, with an optional `@revision`. Options of every
+scheme: `episodes=10:20`, `demonstrations=50` (the first, balanced over the tasks), `fraction=0.1`
+with `subset_seed=0` (a random subset), `manifest=FILE` (names the subset), `views=front+wrist`,
 `unlabelled=keep` (clips without an instruction are left out by default).
 """
 

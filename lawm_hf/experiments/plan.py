@@ -60,7 +60,7 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has succeeded, maybe long ago."""
+        """Whether it has succeeded, in this call or an earlier one."""
         return all((self.folder / f).exists() for f in (_RESULT[self.recipe], "cpu_seconds.json"))
 
     @property

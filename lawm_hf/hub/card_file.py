@@ -42,7 +42,7 @@ _LOADS = re.compile(
 def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     """Write `README.md` of a pretraining or finetuning run from what the run recorded.
 
-    A card that is there already, maybe with words of its owner, is kept as `README.1.md` and so on.
+    A card that is there already, perhaps edited by its owner, is kept as `README.1.md` and so on.
 
     Args:
         folder: Output of a recipe.

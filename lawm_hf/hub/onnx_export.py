@@ -111,7 +111,7 @@ def compare(content: bytes, policy: LAWMPolicy, finish: nn.Module) -> float:
 
 
 def describe(policy: LAWMPolicy, processor: LAWMProcessor, tasks: Sequence[str]) -> dict[str, Any]:
-    """What whoever runs the file must know: the numbers behind each input."""
+    """What a program that runs the file must know: the numbers behind each input."""
     config = policy.config
     about: dict[str, Any] = {
         "config": json.loads(config.to_json_string(use_diff=False)),

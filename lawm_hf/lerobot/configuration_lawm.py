@@ -191,7 +191,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> None:
-        """One observation, that of now."""
+        """One observation, the current one."""
         return None
 
     @property
@@ -241,4 +241,4 @@ if not hasattr(_lerobot.from_pretrained, "__wrapped__"):
 _LEROBOT_FIELDS = {f.name for f in fields(LeRobotLAWMConfig)}
 _open: Any = LeRobotLAWMConfig
 _open.__dataclass_fields__ = _OpenFields(_open.__dataclass_fields__)
-LawmConfig = LeRobotLAWMConfig  # Its name of before.
+LawmConfig = LeRobotLAWMConfig  # Its former name.

@@ -248,4 +248,4 @@ def _new(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
     return policy_class(options), processor
 
 
-LawmPolicy = LeRobotLAWMPolicy  # Its name of before.
+LawmPolicy = LeRobotLAWMPolicy  # Its former name.

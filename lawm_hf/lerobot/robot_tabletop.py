@@ -42,8 +42,8 @@ class TabletopRobotConfig(RobotConfig):
         suite: `"reach"`, `"place2"` or `"place4"`.
         task: The instruction, the same as `--task`.
         first_seed: Where the seeds of the scenes begin.
-        num_episodes: Ends the run (as Ctrl-C does) after this many; 0 goes on until `--duration`.
-        n_action_steps: How many actions the policy queues before it plans anew. LeRobot does not
+        num_episodes: Ends the run (as Ctrl-C does) after this many; 0 continues until `--duration`.
+        n_action_steps: How many actions the policy queues before it plans again. LeRobot does not
             tell a policy that a new scene begins, so the next episode waits until the queue is
             empty. Policies that average overlapping chunks must not, here: use one action a plan.
         image_size: Side of the square views, in pixels.

@@ -191,7 +191,7 @@ def _action_limits(root: Path | None, keys: list[str]) -> dict[str, tuple[float,
     if wrong:
         raise ValueError(
             f"The range of the demonstrations' actions must be finite, got {wrong} in "
-            f"{statistics}. Compute its statistics anew."
+            f"{statistics}. Compute its statistics again."
         )
     return limits
 
@@ -203,5 +203,5 @@ def _of_actions(features: Any, path: Path, *lists: str) -> dict[str, Any]:
         return found
     raise ValueError(
         f"{path} must state {' and '.join(lists)} of `action`, got {found!r}. Give the folder of "
-        "a whole data set, or compute its statistics anew."
+        "a whole data set, or compute its statistics again."
     )

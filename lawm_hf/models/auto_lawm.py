@@ -30,7 +30,7 @@ def policy_config(name: str, preset: str = "default", **options: Any) -> LAWMPol
 
     Args:
         name: A registered `model_type`, or a folder or Hub repository.
-        preset: One of the presets of that type; of no account for a folder.
+        preset: One of the presets of that type; ignored for a folder.
         **options: Fields to change.
     """
     with _flag("policy_type"):
@@ -43,7 +43,7 @@ def new_policy(name: str, preset: str = "default", **options: Any) -> LAWMPolicy
 
 
 def new_world_model(name: str, preset: str = "tiny", **options: Any) -> LAWMWorldModel:
-    """A world model by name, likewise."""
+    """A world model by name, in the same way."""
     with _flag("world_model_type"):
         config = _config(name, LAWMWorldModelConfig, preset, options)
     return _model(name, LAWMWorldModel, config)

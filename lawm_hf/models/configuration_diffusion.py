@@ -13,7 +13,7 @@ from .configuration_vision import VisionPolicyConfig
 _PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The embedded tabletop on a laptop's CPU. After few updates a network that predicts noise
-    # is not yet exact enough: 16 % of the place tasks, against 89 % (README).
+    # is not yet exact enough: 16 % of the place tasks, against 89 % (docs/experiments.md).
     "tabletop": {
         "chunk_size": 10,
         "image_size": 64,

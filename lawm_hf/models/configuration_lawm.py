@@ -35,7 +35,7 @@ class StrictConfig(PreTrainedConfig):
     """A configuration that rejects unknown keywords.
 
     `PreTrainedConfig` silently keeps `chunk_sise=8` as an attribute; here it is an error with a
-    suggestion. Options with another name of before stand in `attribute_map`, those that are gone in
+    suggestion. Options that had another name stand in `attribute_map`, those that are gone in
     `retired_options`.
     """
 

@@ -235,7 +235,7 @@ class LAWMPolicy(LAWMModel, abstract=True):
         About 1.5 times as fast on a CPU, the same to 1e-5 in float32, for any batch; it takes a
         C++ compiler and about a minute (docs/performance.md). The policy itself stays as it is. The
         copy has its weights and saves those; it cannot be trained, `forward` is not compiled, and
-        new weights or another device do not reach the program: compile anew.
+        new weights or another device do not reach the program: compile again.
 
         Returns:
             The copy, in evaluation mode. It takes observations as the processor gives them for this

@@ -83,7 +83,7 @@ def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = 
 def frame_error(
     predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
 ) -> Tensor:
-    """Squared error of each frame, summed over its pixels; or of its features, likewise.
+    """Squared error of each frame, summed over its pixels; or over its features.
 
     Args:
         predicted: `(B, N, C, H, W)`.

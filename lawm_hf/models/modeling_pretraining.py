@@ -102,7 +102,7 @@ class LAWMForPretraining(LAWMModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs) -> Any:
-        """Load a run of pretraining: a folder or a Hub repository, of before this class too.
+        """Load a run of pretraining: a folder or a Hub repository, older ones too.
 
         Args:
             pretrained_model_name_or_path: What `save_pretrained` or `recipes/pretrain.py` wrote.
@@ -112,7 +112,7 @@ class LAWMForPretraining(LAWMModel):
         """
         folder = pretrained_model_name_or_path
         if config is None:
-            # Runs of before wrote no configuration of the pair.
+            # Older runs wrote no configuration of the pair.
             has_config = cached_file(
                 folder, "config.json", _raise_exceptions_for_missing_entries=False, **kwargs
             )
@@ -152,4 +152,4 @@ def own_options(config: LAWMPretrainingConfig) -> dict[str, Any]:
 
 
 AutoModel.register(LAWMPretrainingConfig, LAWMForPretraining, exist_ok=True)
-LawmForPretraining = LAWMForPretraining  # its name of before
+LawmForPretraining = LAWMForPretraining  # its former name

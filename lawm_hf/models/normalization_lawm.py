@@ -49,7 +49,7 @@ class Normalizer:
             raise ValueError(
                 f"`{self.name}_stats` must hold {' and '.join(_NEEDED[self.mode])} for "
                 f"{self.mode!r}, got {sorted(statistics)}. Choose another "
-                f"`{self.name}_normalization`, or compute the statistics anew."
+                f"`{self.name}_normalization`, or compute the statistics again."
             )
         first, second = (
             torch.as_tensor(statistics[key], dtype=torch.float64) for key in _NEEDED[self.mode]

@@ -56,7 +56,7 @@ class TaskEncoder:
     encoder (CLIP's features and MiniLM's differ by a factor of ten).
 
     Args:
-        name: `"hashing"`, or the id (maybe with `@revision`) or folder of a transformers text
+        name: `"hashing"`, or the id (with `@revision` if you like) or folder of a transformers text
             model. CLIP gives its projected text features, any other model the mean of its last
             hidden states.
         size: Width `L` of the embeddings; `None` for the encoder's own (hashing: 512).

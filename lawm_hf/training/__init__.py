@@ -17,7 +17,7 @@ from .optimizer import (
 from .run_log import ProgressLog, told_only, write_run_record
 from .sharding import AveragedWeights, clip_norm, prepare, whole_model
 
-_checkpoints = find_checkpoints  # its name of before
+_checkpoints = find_checkpoints  # its former name
 
 __all__ = [
     "AveragedWeights",

@@ -74,7 +74,7 @@ def changed_arguments(args: TrainingArgs) -> list[str]:
     """
     path = Path(args.output_dir) / "args.yaml"
     if not path.exists():
-        return ["args.yaml is missing: whether the arguments are those of before is not known."]
+        return ["args.yaml is missing: whether the arguments are the same as before is not known."]
     try:
         before = read_yaml(path)
     except ValueError as error:
@@ -87,7 +87,7 @@ def changed_arguments(args: TrainingArgs) -> list[str]:
     if fixed := [k for k in changed if k not in _CHANGEABLE]:
         raise ValueError(
             f"A run is resumed with its own model and data, but `{fixed[0]}` was "
-            f"{before[fixed[0]]!r}, got {now[fixed[0]]!r}. Give it as before, or begin anew in "
+            f"{before[fixed[0]]!r}, got {now[fixed[0]]!r}. Give it as before, or start again in "
             "another --output_dir."
         )
     silent = ("output_dir", "resume", "next_epoch", "overwrite")

@@ -76,7 +76,7 @@ def load_checkpoint(
     optimizer: AcceleratedOptimizer,
     scheduler: AcceleratedScheduler,
 ) -> int:
-    """Go on where a run stopped, if `resume` asks for it; with the rates and steps of now.
+    """Go on where a run stopped, if `resume` asks for it; with the current rates and steps.
 
     Restores the newest sound checkpoint: weights, optimiser, schedule, random states and data
     position. Learning rates, weight decay and schedule are those of `args`.
@@ -109,7 +109,7 @@ def load_checkpoint(
         raise ValueError(
             f"The state in {folder} must fit the models and the optimiser of this run, got: "
             f"{error}. Parameters that learned at one rate must go on with one, and all else as "
-            f"{Path(args.output_dir) / 'args.yaml'} says; or begin anew in another --output_dir."
+            f"{Path(args.output_dir) / 'args.yaml'} says; or start again in another --output_dir."
         ) from error
     accelerator.step = 0  # micro-batches since the last update
     schedule = scheduler.scheduler
@@ -120,7 +120,7 @@ def load_checkpoint(
     if not _is_sound_random(random_states, accelerator.device):
         set_seed(args.seed + progress["step"], device_specific=True)
         logger.warning(
-            "Random states: %s is missing, damaged or of another machine. The run goes on with "
+            "Random states: %s is missing, damaged or from another machine. The run continues with "
             "fresh ones, so not bit for bit as it would have.",
             random_states,
         )
@@ -152,7 +152,7 @@ def _newest_sound(output_dir: str | Path) -> Path | None:
     if reason:
         raise ValueError(
             f"To resume, {output_dir} must hold a sound checkpoint: {reason}. Restore that file, "
-            "or begin anew with --overwrite true."
+            "or start again with --overwrite true."
         )
     return None
 

@@ -91,7 +91,7 @@ def lock_folder(folder: str | Path, name: str = _LOCK, patience_s: float = 0.0) 
         The lock's descriptor; a process that inherits it keeps the lock alive.
 
     Raises:
-        BlockingIOError: If somebody, this process maybe, owns it; names the process.
+        BlockingIOError: If some process, perhaps this one, owns it; names the process.
     """
     import fcntl  # Only here: Windows has none.
 

@@ -41,7 +41,7 @@ class VideoWriter:
         self.stream.pix_fmt, self.stream.gop_size = "yuv420p", keyframe_interval
 
     def add(self, frames: Iterable[np.ndarray], times: np.ndarray | None = None) -> None:
-        """Append pictures `(H, W, 3)` uint8, maybe with their seconds; odd sides lose a line."""
+        """Append pictures `(H, W, 3)` uint8, with their times if known; odd sides lose a line."""
         for number, frame in enumerate(frames):
             height, width = (side // 2 * 2 for side in frame.shape[:2])
             if not self.is_sized:  # PyAV's own size is 640 × 480, to which it would scale.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record the scripted expert in LIBERO as a LeRobot v3.0 dataset; an interrupted run goes on."""
+"""Record the scripted expert in LIBERO as a LeRobot v3.0 dataset; an interrupted run continues."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def record_libero(
     noise: float = 0.2,
     fast_rendering: bool = False,
 ) -> Path:
-    """Record successful expert episodes; one call goes on where another was interrupted.
+    """Record successful expert episodes; one call continues where another was interrupted.
 
     The expert's action is the label; what is executed is the label plus noise, so that the data
     show how to come back to the path. Initial states below `first_init_state` stay unseen for

@@ -120,5 +120,5 @@ def _check(config: Path) -> None:
         if not Path(content.get(key, "missing")).is_dir():
             raise FileNotFoundError(
                 f"{config} must name an existing folder as `{key}`, got {content.get(key)!r}. "
-                "Delete the file; it is then written anew for this environment."
+                "Delete the file; it is then written again for this environment."
             )
