@@ -37,7 +37,8 @@ def flags_markdown() -> str:
         "Made from the code when the site is built; `lawm-hf COMMAND --help` prints the same. A",
         "YAML file may come first and flags override it; `-` and `_` are the same; `true` may be",
         "left out.",
-        "`accelerate launch recipes/NAME.py` and `lawm-hf NAME` take the same flags.",
+        "`accelerate launch recipes/NAME.py` and `lawm-hf NAME` take the same flags, for example",
+        "`lawm-hf pretrain recipes/configs/pretrain_bridge.yaml --batch_size 64`.",
     ]
     for name, arguments in commands().items():
         about = (arguments.__doc__ or "").strip().split("\n")[0]
