@@ -158,7 +158,8 @@ def missing_package(error: Exception) -> str:
         return ""
     return (
         f"This needs the package `{package}`, which is not installed ({error}). "
-        f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]'"
+        f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]', or in a clone "
+        f"uv pip install -e '.[{_EXTRAS[package]}]'"
     )
 
 

