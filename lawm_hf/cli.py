@@ -38,7 +38,7 @@ class ConvertArgs(CommandArgs):
     )
     clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
     num_workers: int = arg(os.cpu_count() or 1, "processes; 0: this one", min=0)
-    push_to: str = arg("", "USER/NAME on the Hub: upload as a private data set")
+    push_to: str = arg("", "USER/NAME on the Hub: upload as a private dataset")
     public: bool = arg(False, "with push_to: not private, if the licence of the data allows it")
 
 

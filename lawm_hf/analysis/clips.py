@@ -69,7 +69,7 @@ def load_clips(
     batch_size: int = 50,
     later: Sequence[int] = (),
 ) -> Clips:
-    """Read evenly spaced windows, and the truth where the data set holds it.
+    """Read evenly spaced windows, and the truth where the dataset holds it.
 
     For the tabletop record with actions, and use `WindowSpec(with_frames=True, with_actions=True,
     max_start=0)`: one window for each episode.

@@ -65,7 +65,7 @@ class Split:
 def cca_by_verb(
     fit: Split, held_out: Split, seed: int = 0
 ) -> tuple[list[VerbCorrelation], dict[str, tuple[int, int]]]:
-    """Correlations for all clips, then for each verb with clips enough.
+    """Correlations for all clips, then for each verb with enough clips.
 
     Args:
         fit: Clips to fit on.

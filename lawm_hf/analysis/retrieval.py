@@ -11,7 +11,7 @@ from .latents import Array
 
 @dataclass
 class Retrieval:
-    """How often the nearest clip of another episode does the same; beside chance.
+    """How often the nearest clip of another episode does the same, next to chance.
 
     Attributes:
         same_instruction: Share of clips whose neighbour has the same instruction.

@@ -14,7 +14,7 @@ _VOWELS = "aeiou"
 def verb_of(instruction: str) -> str:
     """The verb an instruction begins with, as an imperative.
 
-    Robot data sets command ("pick up the bowl": "pick up"), Something-Something describes ("Putting
+    Robot datasets command ("pick up the bowl": "pick up"), Something-Something describes ("Putting
     a cup on a book": "put"). The paper's Put, Move, Remove and Take are such groups.
     """
     words = re.findall(r"[a-z]+", instruction.lower())

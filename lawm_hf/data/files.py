@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a data set: a local folder, or one commit on the Hub behind a bounded cache."""
+"""The files of a dataset: a local folder, or one commit on the Hub behind a bounded cache."""
 
 import os
 import random
@@ -68,7 +68,7 @@ class LocalFiles:
 
 
 class HubFiles(LocalFiles):
-    """A data set repository at one commit; files are downloaded whole when first used.
+    """A dataset repository at one commit; files are downloaded whole when first used.
 
     Whole files, because a range read per window costs two or three requests each: a file is
     visited for many windows instead. The least recently used files go when the cache is full.
@@ -170,7 +170,7 @@ def inside(root: Path, path: str) -> Path:
     """The path of a file below `root`, wherever links lead; in a cache of the Hub also its blobs.
 
     Raises:
-        ValueError: If it lies elsewhere: a data set names only its own files.
+        ValueError: If it lies elsewhere: a dataset names only its own files.
     """
     found, folder = root / path, root.resolve()
     homes = [folder]
@@ -184,7 +184,7 @@ def inside(root: Path, path: str) -> Path:
         goal = None
     if goal is None or not any(goal.is_relative_to(home) for home in homes):
         raise ValueError(
-            f"A data set may name only files in its own folder, got {path!r}, which leaves {root}. "
+            f"A dataset may name only files in its own folder, got {path!r}, which leaves {root}. "
             "If you trust it, put the files themselves into the folder."
         )
     return found
@@ -209,7 +209,7 @@ def open_files(location: str, revision: str | None = None) -> LocalFiles:
         return HubFiles(match["repo"], match["folder"] or "", revision)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileNotFoundError(
-            f"No folder {location}, and no data set {match['repo']} at revision "
+            f"No folder {location}, and no dataset {match['repo']} at revision "
             f"{revision or 'main'} that you may read on the Hub."
         ) from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts from data sets are strangers' texts: how they reach a terminal, a log and a tokenizer."""
+"""Texts from datasets are strangers' texts: how they reach a terminal, a log and a tokenizer."""
 
 import os
 

@@ -210,7 +210,7 @@ def check_policy(folder: str, states: np.ndarray, actions: np.ndarray) -> str:
     if config.action_size != 7 or config.state_size not in (0, 8):
         raise CheckError(
             f"LIBERO has 7 actions and a state of 8, the policy {config.action_size} and "
-            f"{config.state_size}. Finetune on a LIBERO data set."
+            f"{config.state_size}. Finetune on a LIBERO dataset."
         )
     if config.state_size:
         stats = processor.state_stats or {}

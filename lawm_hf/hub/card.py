@@ -108,7 +108,7 @@ def licence_list(licences: dict[str, Licence]) -> str:
 def card_metadata(
     args: dict[str, Any], record: dict[str, Any], policy: LAWMPolicy, licences: dict[str, Licence]
 ) -> ModelCardData:
-    """What the Hub filters and links by: licence, data sets, base model, tags."""
+    """What the Hub filters and links by: licence, datasets, base model, tags."""
     is_pretraining = "sources" in args
     specs = [*(args.get("sources") or [args["source"]]), *(record.get("pretraining_sources") or [])]
     bases = [

@@ -138,7 +138,7 @@ def add_results(
 
 
 def rename_card(path: Path, repository: str) -> None:
-    """Snippet, title and results name the repository from now on; the rest is its owner's.
+    """Make snippet, title and results name the repository; the rest is its owner's.
 
     Raises:
         ValueError: If the metadata are damaged: the Hub would refuse them, too.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A converted data set: whose it is, and its way to the Hub."""
+"""A converted dataset: whose it is, and its way to the Hub."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def check_publication(spec: str, repository: str, public: bool) -> None:
 
     Args:
         spec: Of the source.
-        repository: `user/name` of a data set.
+        repository: `user/name` of a dataset.
         public: Whether it shall be public.
 
     Raises:
@@ -38,7 +38,7 @@ def check_publication(spec: str, repository: str, public: bool) -> None:
 
 
 def describe_set(folder: Path, spec: str) -> None:
-    """Write the card of a converted set, and where it comes from, for who converts it again."""
+    """Write the card of a converted set, and where it comes from, for converting it again."""
     source = _source(spec)
     found = licence(source)
     told = "See the licence of the original data." if found is UNKNOWN else f"{found.text}."
@@ -50,7 +50,7 @@ def describe_set(folder: Path, spec: str) -> None:
 
 
 def push_set(folder: Path, repository: str, *, private: bool) -> None:
-    """Upload the folder as a data set repository; resumable."""
+    """Upload the folder as a dataset repository; resumable."""
     api: Any = hub.HfApi()  # looked up where a caller may have put his own
     api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
     api.upload_large_folder(

@@ -20,7 +20,7 @@ ORIGIN_FILE = "source.json"  # of a converted set: what it was made of
 
 @dataclass(frozen=True)
 class Licence:
-    """Of a data set: a short name for `license_name`, what to know, and what may be published."""
+    """Of a dataset: a short name for `license_name`, what to know, and what may be published."""
 
     name: str
     text: str
@@ -151,7 +151,7 @@ def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any
 
 
 def hub_id(address: str) -> str:
-    """`owner/name` of a data set's spec or a checkpoint's address on the Hub; else nothing."""
+    """`owner/name` of a dataset's spec or a checkpoint's address on the Hub; else nothing."""
     location = address.partition(",")[0].removeprefix("lerobot:")
     if Path(location).expanduser().exists():
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of others (names of cameras, folders and data sets) on a card: shown, never obeyed."""
+"""Words of others (names of cameras, folders and datasets) on a card: shown, never obeyed."""
 
 import re
 

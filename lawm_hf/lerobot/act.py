@@ -179,7 +179,7 @@ def export_act(pretraining: str | Path, folder: str | Path, cameras: Sequence[st
 
 
 def main() -> None:
-    """The command in the head of this file."""
+    """The command at the head of this file."""
     parser = argparse.ArgumentParser(description="A pretrained ACT as a stock LeRobot checkpoint")
     parser.add_argument("pretraining", help="folder or Hub repository of recipes/pretrain.py")
     parser.add_argument("folder", help="where to write")

@@ -23,7 +23,7 @@ class ReplayRobotConfig(RobotConfig):
     """Configuration of the replay.
 
     Args:
-        dataset_root: Folder of a LeRobot v3 data set.
+        dataset_root: Folder of a LeRobot v3 dataset.
         episode: Which one; after its last frame the last frame remains.
         log: Each action becomes a line: frame, the policy's values, the recorded ones.
     """
@@ -84,7 +84,7 @@ class ReplayRobot(HardwareFreeRobot):
         return dict(zip(self._motors("observation.state"), motors, strict=True)) | views
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Write the action down and go on to the next frame."""
+        """Write the action down and move to the next frame."""
         action = finite_action(action, self.action_features)
         recorded = self._data[self.frame]["action"].tolist()
         values = [action[key] for key in self.action_features]

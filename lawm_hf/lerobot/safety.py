@@ -63,7 +63,7 @@ class SafeArmConfig(RobotConfig):
     Args:
         arm: Configuration of the robot to guard, `type` and all. (A dictionary, because draccus
             cannot nest a choice in itself.)
-        dataset_root: LeRobot data set of the demonstrations: actions are clipped to the range that
+        dataset_root: LeRobot dataset of the demonstrations: actions are clipped to the range that
             occurs in it.
         max_relative_target: Largest distance of a goal from the present position, in the motors'
             unit. For actions that are absolute positions.
@@ -175,14 +175,14 @@ class SafeArm(Robot):
 
 
 def _action_limits(root: Path | None, keys: list[str]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of each action key in a data set's statistics."""
+    """Smallest and largest value of each action key in a dataset's statistics."""
     if root is None:
         return {}
     about, statistics = root / "meta/info.json", root / "meta/stats.json"
     names = _of_actions(read_json(about, dict).get("features"), about, "names")["names"]
     if [str(name).removesuffix(".pos") for name in names] != [k.removesuffix(".pos") for k in keys]:
         raise ValueError(
-            f"The data set's actions must be the arm's, got {names} in {root} and {keys} in the "
+            f"The dataset's actions must be the arm's, got {names} in {root} and {keys} in the "
             "arm. Give the folder that this arm recorded."
         )
     found = _of_actions(read_json(statistics, dict), statistics, "min", "max")
@@ -203,5 +203,5 @@ def _of_actions(features: Any, path: Path, *lists: str) -> dict[str, Any]:
         return found
     raise ValueError(
         f"{path} must state {' and '.join(lists)} of `action`, got {found!r}. Give the folder of "
-        "a whole data set, or compute its statistics again."
+        "a whole dataset, or compute its statistics again."
     )

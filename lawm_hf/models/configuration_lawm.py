@@ -174,6 +174,6 @@ def find_config_class(model_type: str, base: type[StrictConfig], package: str = 
 
 
 def subclasses(base: type) -> set[Any]:
-    """All that were defined by now."""
+    """All that are defined so far."""
     found = set(base.__subclasses__())
     return found.union(*(subclasses(child) for child in found))

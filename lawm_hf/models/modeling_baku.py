@@ -3,7 +3,7 @@
 
     [instruction, view 1 .. view V, state, action token] -> causal transformer -> MLP -> chunk
 
-The whole chunk is read at the last, learned token. Which inputs exist differs by data set (human
+The whole chunk is read at the last, learned token. Which inputs exist differs by dataset (human
 videos have one view and no state), so absent ones are masked in the attention, never imitated by
 zeros or copies.
 """

@@ -56,7 +56,7 @@ class PretrainingOutput(ModelOutput):
 
 
 def world_size() -> int:
-    """Processes that train together; without gradients one, whose affair a report is."""
+    """Processes that train together; 1 without gradients: one process makes the reports."""
     is_together = torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if is_together else 1
 

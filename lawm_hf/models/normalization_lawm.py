@@ -11,7 +11,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 NormalizationMode = Literal["min_max", "quantile", "mean_std", "identity"]
-# Names as in the `meta/stats.json` of LeRobot data sets, which can be passed as they are.
+# Names as in the `meta/stats.json` of LeRobot datasets, which can be passed as they are.
 _NEEDED = {"min_max": ("min", "max"), "quantile": ("q01", "q99"), "mean_std": ("mean", "std")}
 
 Statistics = Mapping[str, Sequence[float]]
@@ -24,7 +24,7 @@ class Normalizer:
 
     Args:
         mode: `min_max` maps [min, max] to [-1, 1]; `quantile` maps [q01, q99] and clips what lies
-            outside (beware: the quantiles of a whole data set in LeRobot's `meta/stats.json` are
+            outside (beware: the quantiles of a whole dataset in LeRobot's `meta/stats.json` are
             means of each episode's quantiles, hence too narrow); `mean_std` gives zero mean and
             unit variance; `identity` changes nothing.
         statistics: Lists of numbers by LeRobot's names; `None` if unknown.
@@ -114,6 +114,6 @@ class Normalizer:
         if values.shape[-1] != len(self.offset):
             raise ValueError(
                 f"The {self.name} must have the {len(self.offset)} dimensions of its statistics, "
-                f"got {values.shape[-1]}. Use the statistics of this data set."
+                f"got {values.shape[-1]}. Use the statistics of this dataset."
             )
         return self.offset.to(values.device), self.scale.to(values.device)

@@ -107,9 +107,9 @@ class LAWMProcessor(ProcessorMixin):
         self.action_normalizer = Normalizer(self.action_normalization, self.action_stats, "action")
 
     def center_tasks(self, instructions: Sequence[str]) -> None:
-        """Subtract the mean embedding of a data set's instructions from now on.
+        """Subtract the mean embedding of a dataset's instructions from now on.
 
-        Instructions of one data set share most of their words, or with a text model most of their
+        Instructions of one dataset share most of their words, or with a text model most of their
         direction; what tells them apart is the small rest. Centred, that rest is all there is.
 
         Args:
@@ -229,7 +229,7 @@ class LAWMProcessor(ProcessorMixin):
             raise ValueError(
                 f"Actions must be in [-1, 1] after {self.action_normalization!r} normalisation, "
                 f"got {column[worst].item():.4g} in dimension {dimension} (raw value "
-                f"{raw[worst].item():.4g}). Use the statistics of this data set, or 'quantile' "
+                f"{raw[worst].item():.4g}). Use the statistics of this dataset, or 'quantile' "
                 "normalisation, which clips."
             )
         return normalised.clamp(-1, 1)

@@ -67,7 +67,7 @@ class TrainingArgs(CommandArgs):
 
 
 def changed_arguments(args: TrainingArgs) -> list[str]:
-    """What a resumed run is given otherwise than `args.yaml` in its folder says, a line each.
+    """Arguments of a resumed run that differ from `args.yaml` in its folder, a line each.
 
     Raises:
         ValueError: If it is one that going on cannot apply, or that file is damaged.

@@ -76,7 +76,7 @@ def load_checkpoint(
     optimizer: AcceleratedOptimizer,
     scheduler: AcceleratedScheduler,
 ) -> int:
-    """Go on where a run stopped, if `resume` asks for it; with the current rates and steps.
+    """Continue where a run stopped, if `resume` asks for it; with the current rates and steps.
 
     Restores the newest sound checkpoint: weights, optimiser, schedule, random states and data
     position. Learning rates, weight decay and schedule are those of `args`.

@@ -120,7 +120,7 @@ class AveragedWeights(EMAModel):
         return super().state_dict() | {"shadow_params": whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`; all processes must call it."""
+        """Continue from a `state_dict`; all processes must call it."""
         before = self.shadow_params
         super().load_state_dict(state_dict)
         self.shadow_params = [

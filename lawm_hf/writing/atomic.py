@@ -36,7 +36,7 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Bring the names in a folder to the disk: a rename outlives a power cut only then."""
+    """Flush a folder's entries to the disk: only then does a rename survive a power cut."""
     with contextlib.suppress(OSError):  # Some file systems have no such thing.
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An episode before it is in a data set: its pictures as PNG files, and a file that keeps it."""
+"""An episode before it is in a dataset: its pictures as PNG files, and a file that keeps it."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ class Episode:
 
 
 def save_episodes(episodes: Iterable[Episode], path: Path) -> None:
-    """Keep episodes until all are there; the file holds data only, whoever wrote it."""
+    """Keep episodes until all are there; the file holds data only, no code."""
     tensors: dict[str, np.ndarray] = {}
     notes = []
     for number, episode in enumerate(episodes):

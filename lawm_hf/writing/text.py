@@ -19,7 +19,7 @@ def printable_lines(text: str) -> str:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """As `logging.getLogger`; what is told cannot steer a terminal, whoever shows it."""
+    """As `logging.getLogger`; its messages cannot steer a terminal."""
     logger = logging.getLogger(name)
     if _make_printable not in logger.filters:
         logger.addFilter(_make_printable)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot data sets v2.0, v2.1 and v3.0, read as they are: no conversion, no lerobot.
+"""LeRobot datasets v2.0, v2.1 and v3.0, read as they are: no conversion, no lerobot.
 
 Every path comes from the templates of `meta/info.json`, never from a guess: sets differ in them. In
 v3.0 many episodes share one mp4; episode time starts at `from_timestamp` of the *file* (lerobot's
@@ -32,7 +32,7 @@ GRIPPERS = {"open_is_1": (1, -2), "closed_is_1": (-1, 2)}
 
 
 class LeRobotSource(Source):
-    """A LeRobot data set.
+    """A LeRobot dataset.
 
     Args:
         files: Its folder, or its revision on the Hub.

@@ -161,7 +161,7 @@ def _inside(group: Any, *names: str) -> Any:
 
 
 def _numbers(data: Any, dimensions: int) -> Any:
-    """A data set of numbers that are in the file, and about as large as what is stored of it."""
+    """A dataset of numbers that are in the file, and about as large as what is stored of it."""
     if getattr(data, "ndim", None) != dimensions or data.dtype.kind not in "fiu":
         raise BadClipError(f"no numbers of {dimensions} dimensions: {data}")
     if data.is_virtual or data.external:

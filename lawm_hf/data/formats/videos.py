@@ -138,7 +138,7 @@ class SSv2Source(VideoSource):
 
 
 class FolderSource(VideoSource):
-    """Any folder of videos, searched deeply.
+    """Any folder of videos, searched recursively.
 
     Instructions come from `file_name` and `text` (the convention of `datasets`) in csv or jsonl
     files, by default every `metadata.csv` and `metadata.jsonl`, beside the videos or above; if

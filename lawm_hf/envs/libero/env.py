@@ -31,7 +31,7 @@ class LiberoEnv(gymnasium.Env):
     """One task of a LIBERO suite: `gymnasium.make("lawm_hf/Libero-v0", task=3)`.
 
     Observations are `{"pixels": {"image": ..., "image2": ...}, "agent_pos": ...}`: the fixed and
-    the wrist camera, uint8 `(H, W, 3)`, both turned by 180 degrees as in LeRobot's data sets; and
+    the wrist camera, uint8 `(H, W, 3)`, both turned by 180 degrees as in LeRobot's datasets; and
     float32 `(8,)`: position of the gripper, its rotation as axis-angle, two finger positions.
     Actions are float32 `(7,)` in [-1, 1]: translation, rotation, gripper (-1 opens, +1 closes). The
     reward is 1 on success; an episode ends then, or after the suite's number of steps.
@@ -165,7 +165,7 @@ class LiberoEnv(gymnasium.Env):
 
     def _observation(self) -> dict[str, Any]:
         raw = self._raw
-        # robosuite's pictures are upside down; LeRobot's data sets are turned, not flipped back.
+        # robosuite's pictures are upside down; LeRobot's datasets are turned, not flipped back.
         pixels = {k: np.ascontiguousarray(raw[v][::-1, ::-1]) for k, v in VIEWS.items()}
         parts = (raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]))
         state = np.concatenate([*parts, raw["robot0_gripper_qpos"]]).astype(np.float32)

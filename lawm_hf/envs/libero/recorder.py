@@ -75,7 +75,7 @@ def record_libero(
 
 
 def _record(folder: Path, job: _Job, tasks: Sequence[int], episodes: int) -> Path:
-    """Record what is missing, and put the data set together."""
+    """Record what is missing, and put the dataset together."""
     parts, names = folder / ".parts", {}
     with tqdm(total=len(tasks) * episodes, desc=f"recording {job.suite}", unit="episode") as bar:
         for task in tasks:

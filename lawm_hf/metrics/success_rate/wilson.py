@@ -20,7 +20,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
 def success_rates(
     predictions: Sequence[bool], tasks: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """What the metric `success_rate` returns, of which its card speaks.
+    """What the metric `success_rate` returns, as its card describes.
 
     Args:
         predictions: For each episode, whether it succeeded.
