@@ -85,6 +85,7 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted(path for path in wanted if (ROOT / path).is_file()):
         uri = f"source/{path}.md"
         files.append(File.generated(config, uri, content=_source_page(path)))
+    files.remove(files.get_file_from_path("flags.md"))  # for those who read without the site
     files.append(File.generated(config, "flags.md", content=flags_markdown()))
     return files
 
