@@ -167,8 +167,8 @@ def main() -> None:
         build_ssv2(root / "ssv2", args.clips)
         webm = open_source(f"ssv2:{root / 'ssv2'}")
         how = Conversion(image_size=128)
-        shards = write_shards(webm, root / "shards", how, num_workers=0)
-        lerobot = write_lerobot(webm, root / "lerobot", how, num_workers=0)
+        shards = write_shards(webm, root / "shards", how)
+        lerobot = write_lerobot(webm, root / "lerobot", how)
         specs = {
             "ssv2 webm": f"ssv2:{root / 'ssv2'}",
             "shards of h264": f"wds:{shards}/*.tar",

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .writing.executors import Executor
 from .writing.text import printable_lines
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -33,6 +34,7 @@ _KINDS = {
 }
 # Which extra of ours brings an optional package.
 _EXTRAS = dict.fromkeys(("gymnasium", "mujoco", "matplotlib"), "sim") | {"tensorboard": "demo"}
+_EXTRAS |= dict.fromkeys(("datatrove", "ray"), "cluster")
 _EXTRAS |= dict.fromkeys(("lerobot", "draccus"), "lerobot")
 _EXTRAS |= dict.fromkeys(("libero", "robosuite", "bddl", "OpenGL"), "libero")
 # Words that our documents and configurations write where your own value belongs.
@@ -79,6 +81,22 @@ class CommandArgs:
     """What all commands share."""
 
     import_: list[str] = arg([], "your packages that register policies, world models and so on")
+
+
+@dataclasses.dataclass
+class TaskArgs(CommandArgs):
+    """What the commands share whose work divides into tasks."""
+
+    executor: str = arg("local", "who does the tasks", choices=("local", "slurm", "ray"))
+    tasks: int = arg(1, "tasks at a time: processes here, jobs of Slurm, tasks of Ray", min=1)
+    executor_options: str = arg(
+        "{}", "JSON: partition, time, mem_per_cpu_gb, ... of datatrove's executor", is_json=True
+    )
+
+    def make_executor(self) -> Executor:
+        """The executor that the flags name."""
+        options = parse_json_options(self.executor_options, "executor_options")
+        return Executor(self.executor, self.tasks, options)
 
 
 def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .arguments import CommandArgs, arg, one_screen, run_command
+from .arguments import CommandArgs, TaskArgs, arg, one_screen, run_command
 
 
 @dataclass
@@ -22,7 +22,7 @@ class InspectArgs(CommandArgs):
 
 
 @dataclass
-class ConvertArgs(CommandArgs):
+class ConvertArgs(TaskArgs):
     """Rewrite a set for training."""
 
     kind: str = arg(..., "scheme of its spec: ssv2, bridge, lerobot, ...", positional=True)
@@ -37,7 +37,7 @@ class ConvertArgs(CommandArgs):
         None, "frames per second of the result, at each time the nearest frame", above=0
     )
     clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
-    num_workers: int = arg(os.cpu_count() or 1, "processes; 0: this one", min=0)
+    tasks: int = arg(os.cpu_count() or 1, "parts at a time: processes, jobs of Slurm or Ray", min=1)
     push_to: str = arg("", "USER/NAME on the Hub: upload as a private dataset")
     public: bool = arg(False, "with push_to: not private, if the licence of the data allows it")
 
@@ -48,7 +48,7 @@ class RecordArgs(CommandArgs):
 
     out: Path = arg(..., "folder of the dataset")
     suite: str = arg("libero_object", "the expert knows libero_object")
-    tasks: list[int] = arg([0, 1], "tasks of the suite", min=0)
+    task_ids: list[int] = arg([0, 1], "tasks of the suite", min=0)
     episodes: int = arg(25, "successes of each task", min=1)
     first_init_state: int = arg(20, "the ones below it are kept for evaluation", min=0)
     image_size: int = arg(128, "side of the pictures, in pixels", min=8)
@@ -94,7 +94,7 @@ def _record(args: RecordArgs) -> None:
 
     options = asdict(args)
     del options["import_"], options["out"]
-    record_libero(args.out, **options)
+    record_libero(args.out, tasks=options.pop("task_ids"), **options)
     print(f"Wrote {args.out}.")  # noqa: T201
 
 

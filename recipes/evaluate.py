@@ -3,24 +3,36 @@
 
     accelerate launch recipes/evaluate.py --policy outputs/finetune --suite reach
     accelerate launch recipes/evaluate.py --policy user/lawm-place --suite place4 --episodes 200
-    accelerate launch recipes/evaluate.py --env libero --suite libero_object --tasks 0 1 --trials 10
+    accelerate launch recipes/evaluate.py --env libero --suite libero_10 --task_ids 0 1 --trials 10
     accelerate launch recipes/evaluate.py --import my_package --env my/Kitchen-v0 --episodes 50
 
 Writes `episodes.jsonl`, a line as each episode ends, and `summary.json` below `output_dir`, and
 with `--videos 4` mp4 files of the first failures; the card of a local policy gets the rate, too.
-Several processes share the episodes. `--resume true` continues what was interrupted. What an
-environment must have is said in `lawm_hf.evaluation.environments`.
+Several processes share the episodes: of `accelerate launch`, or `--tasks 8` of `--executor local`,
+`slurm` or `ray`. `--resume true` continues what was interrupted. What an environment must have
+is said in `lawm_hf.evaluation.environments`.
 """
 
+import importlib
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from tqdm import tqdm
 
-from lawm_hf.arguments import CommandArgs, arg, import_recorded, parse_json_options, run_command
+from lawm_hf.arguments import (
+    TaskArgs,
+    arg,
+    import_packages,
+    import_recorded,
+    parse_json_options,
+    run_command,
+)
 from lawm_hf.evaluation import results
 from lawm_hf.evaluation.environments import Environment, ask_environment
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
@@ -28,12 +40,13 @@ from lawm_hf.evaluation.rollout import ChunkAggregator, fingerprint, rollout
 from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.training import TrainingArgs, make_accelerator
-from lawm_hf.writing.atomic import unlock_folder
+from lawm_hf.writing.atomic import run_lock, unlock_folder
+from lawm_hf.writing.executors import Task
 from lawm_hf.writing.text import printable_lines
 
 
 @dataclass
-class EvaluateArgs(CommandArgs):
+class EvaluateArgs(TaskArgs):
     """Arguments of `recipes/evaluate.py`."""
 
     policy: str = arg("outputs/finetune", "folder or Hub repository of a finetuned policy")
@@ -43,7 +56,7 @@ class EvaluateArgs(CommandArgs):
     suite: str = arg("", "suite of tasks: reach, place2, place4; libero_object and so on")
     episodes: int = arg(200, "episodes, where the seed is the initial state", min=1)
     first_seed: int = arg(0, "first seed; recorded data start at 100000", min=0)
-    tasks: list[int] = arg([], "tasks of the suite, if it has several; all by default", min=0)
+    task_ids: list[int] = arg([], "tasks of the suite, if it has several; all by default", min=0)
     trials: int = arg(10, "episodes of each of these tasks; LIBERO has 50", min=1)
     first_init_state: int = arg(0, "first of the benchmark's initial states", min=0)
     seeds: list[int] = arg(
@@ -80,11 +93,11 @@ def plan(args: EvaluateArgs, env: Environment) -> list[Trial]:
                 f"initial states, got {states.start} to {states.stop - 1}."
             )
         starts = [(seed, state) for seed in args.seeds for state in states]
-    tasks = [None] if env.num_tasks is None else args.tasks or range(env.num_tasks)
-    if env.num_tasks is not None and max(args.tasks, default=0) >= env.num_tasks:
+    tasks = [None] if env.num_tasks is None else args.task_ids or range(env.num_tasks)
+    if env.num_tasks is not None and max(args.task_ids, default=0) >= env.num_tasks:
         raise ValueError(
-            f"`tasks` must be among the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
-            f"{args.tasks}."
+            f"`task_ids` must be among the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
+            f"{args.task_ids}."
         )
     trials = [Trial(seed, env.suite, task, state) for task in tasks for seed, state in starts]
     if not trials:
@@ -147,33 +160,96 @@ def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> None:
     summary = results.write_results(episodes, args.output_dir)
     print(printable_lines(results.describe(env.suite or args.env, summary)))  # noqa: T201
     names = ["aggregation", "n_action_steps"]
-    names += [] if env.num_tasks is None else ["tasks", "trials"]
+    names += [] if env.num_tasks is None else ["task_ids", "trials"]
     names += ["first_seed"] if env.num_init_states is None else ["first_init_state", "seeds"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {k: v for k, v in env_options(args).items() if k not in ("suite", "image_size")}
     add_results(args.policy, summary, args.env, env.suite, settings)
 
 
-def main(args: EvaluateArgs) -> None:
-    """Play the episodes that are missing and report."""
+def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment, Accelerator]:
+    """The policy on its device, its processor, the environment."""
     import_recorded(args.policy)
     accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir))
-    rank, world_size = accelerator.process_index, accelerator.num_processes
     policy = LAWMPolicy.from_pretrained(args.policy).to(accelerator.device)
     processor = LAWMProcessor.from_pretrained(args.policy)
     ChunkAggregator(args.aggregation, args.n_action_steps).check(policy.config.chunk_size)
     with accelerator.main_process_first():  # It writes LIBERO's configuration.
         env = ask_environment(args.env, policy.config, env_options(args), args.views)
+    return policy, processor, env, accelerator
+
+
+def play_share(options: dict[str, Any], trials: Sequence[Trial], num_videos: int) -> None:
+    """One task of `--tasks`: an evaluation of some trials, with a folder of its own."""
+    args = EvaluateArgs(**options)
+    import_packages(args.import_)
+    policy, processor, env, _ = open_all(args)
+    try:
+        start(args, policy, processor, env)
+        done = {result.trial for result in results.read_results(args.output_dir)}
+        missing = [trial for trial in trials if trial not in done]
+        evaluate(args, policy, processor, env, missing, num_videos)
+    finally:
+        unlock_folder(args.output_dir)
+
+
+def share_out(args: EvaluateArgs, trials: list[Trial]) -> None:
+    """Play the trials in shares, each a task."""
+    # By its name in the package: other processes do not know this file as `__main__`.
+    play = importlib.import_module("lawm_hf.recipes.evaluate").play_share
+    shares, count = Path(args.output_dir, "shares"), min(args.tasks, len(trials))
+    tasks = []
+    for i in range(count):
+        options = vars(args) | {"output_dir": str(shares / f"{i:04d}"), "resume": True}
+        num_videos = args.videos // count + (i < args.videos % count)
+        tasks.append(Task(f"{i:04d}", partial(play, options, trials[i::count], num_videos)))
+    args.make_executor().run([tasks], shares)
+
+
+def gather(folder: str, keep: bool = True) -> None:
+    """Bring the episodes of all shares together, or drop them; one that is at work is an error."""
+    shares = Path(folder, "shares")
+    for share in sorted(shares.glob("[0-9]*/")):
+        with run_lock(share):
+            if not keep:
+                continue
+            known = {result.trial for result in results.read_results(folder)}
+            for result in results.read_results(share):
+                if result.trial not in known:
+                    results.append_result(result, folder)
+            for video in share.glob("videos/*.mp4"):
+                Path(folder, "videos").mkdir(exist_ok=True)
+                shutil.move(video, Path(folder, "videos", video.name))
+    shutil.rmtree(shares, ignore_errors=True)
+
+
+def main(args: EvaluateArgs) -> None:
+    """Play the episodes that are missing and report."""
+    executor = args.make_executor()
+    policy, processor, env, accelerator = open_all(args)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    in_shares = executor.kind != "local" or executor.tasks > 1
+    if in_shares and world_size > 1:
+        raise ValueError(
+            f"Episodes are shared by processes of `accelerate launch` or by `--tasks`, got "
+            f"{world_size} processes and {executor.tasks} tasks on {executor.kind!r}. Start it "
+            "with `python`."
+        )
     trials = plan(args, env)
     try:
         if accelerator.is_main_process:
             start(args, policy, processor, env)
+            gather(args.output_dir, keep=args.resume)
         accelerator.wait_for_everyone()
         done = {result.trial for result in results.read_results(args.output_dir)}
         accelerator.wait_for_everyone()  # Nobody writes before all have read.
-        mine = [trial for trial in trials if trial not in done][rank::world_size]
-        num_videos = args.videos // world_size + (rank < args.videos % world_size)
-        evaluate(args, policy, processor, env, mine, num_videos)
+        missing = [trial for trial in trials if trial not in done]
+        if in_shares and missing:
+            share_out(args, missing)
+            gather(args.output_dir)
+        else:
+            num_videos = args.videos // world_size + (rank < args.videos % world_size)
+            evaluate(args, policy, processor, env, missing[rank::world_size], num_videos)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             report(args, env, trials)

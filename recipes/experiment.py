@@ -3,8 +3,8 @@
 
     python recipes/experiment.py recipes/configs/experiments/e1_tabletop.yaml
     python recipes/experiment.py recipes/configs/experiments/e1_libero90.yaml --dry_run true
-    python recipes/experiment.py PLAN.yaml --shard 0/4         # on the first of four machines
-    python recipes/experiment.py PLAN.yaml --report_only true  # from the shards' tables
+    python recipes/experiment.py PLAN.yaml --executor ray --tasks 16
+    python recipes/experiment.py PLAN.yaml --report_only true
 
 Every stage is a process of its own, done once, and skipped when its result is there: interrupt and
 repeat at will. Writes `episodes.parquet`, a row per episode, and from it `report.md` with figures.
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from lawm_hf.arguments import (
-    CommandArgs,
+    TaskArgs,
     arg,
     as_flags,
     parse_args,
@@ -35,7 +35,7 @@ from lawm_hf.experiments.cost import (
     pretraining_batch,
     training_cost,
 )
-from lawm_hf.experiments.plan import Plan, Run, Stage, run_stages, take_shard
+from lawm_hf.experiments.plan import Plan, Run, Stage, run_stages
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables
@@ -52,7 +52,7 @@ _POLICY_FLAGS = ("policy_type", "policy_preset", "policy_config", "chunk_size", 
 
 
 @dataclass
-class ExperimentArgs(CommandArgs):
+class ExperimentArgs(TaskArgs):
     """A plan, or flags; see `lawm_hf.experiments.plan.Plan` and `recipes/configs/experiments/`."""
 
     title: str = arg("Experiment", "heading of the report")
@@ -78,10 +78,9 @@ class ExperimentArgs(CommandArgs):
     published: str = arg(
         "{}", "JSON: group -> {name: [success rate, episodes]}, reference first", is_json=True
     )
-    jobs: int = arg(2, "processes at a time, one thread each", min=1)
-    shard: str = arg("0/1", "i/n: the share of machine i (from 0) of n")
+    tasks: int = arg(2, "stages at a time, one thread each", min=1)
     dry_run: bool = arg(False, "say what would run, its shapes and its cost; run nothing")
-    report_only: bool = arg(False, "run nothing; report on what is done and on the shards' tables")
+    report_only: bool = arg(False, "run nothing; report on what is done and on the tables there")
 
 
 def read_plan(args: ExperimentArgs) -> Plan:
@@ -174,16 +173,14 @@ def save_table(runs: list[Run], args: ExperimentArgs) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.yaml").write_text(yaml.safe_dump(as_flags(args), sort_keys=False))
-    index, count = args.shard.split("/")
-    name = "episodes" if count == "1" else f"episodes_{index}_of_{count}"
     table = episode_table(runs)
     if len(table):
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+        table.to_parquet(folder / "episodes.parquet", index=False)
 
 
 def main(args: ExperimentArgs) -> None:
     """Run what is missing, then write table and report."""
-    runs = take_shard(read_plan(args).runs(), args.shard)
+    executor, runs = args.make_executor(), read_plan(args).runs()
     if args.dry_run:
         return dry_run(runs)
     for run in runs:  # A misspelled flag is found now, not after a night.
@@ -191,7 +188,7 @@ def main(args: ExperimentArgs) -> None:
             stage_args(stage)
     try:
         if not args.report_only:
-            run_stages(runs, RECIPES, args.jobs)
+            run_stages(runs, RECIPES, executor)
     finally:  # Interrupted or failed: what is done is in the table.
         save_table(runs, args)
     return report(args)

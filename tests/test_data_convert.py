@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the converters write is read back frame by frame, and goes on where it was cut short."""
 
-import subprocess
 import sys
 from fractions import Fraction
 from types import SimpleNamespace
@@ -20,12 +19,12 @@ from data_fixtures import (
     stamped,
 )
 from PIL import Image
-from test_experiment import is_alive, wait_until
 
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, load, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
 from lawm_hf.hub.licences import SSV2, licence
+from lawm_hf.writing.executors import Executor
 
 WINDOW = WindowSpec(chunk_size=3, image_size=64, with_frames=True)
 
@@ -51,7 +50,7 @@ def test_ssv2_becomes_shards_as_they_are_or_encoded_anew(tmp_path, monkeypatch, 
     options = ["--image_size", image_size] if image_size else []
     run(
         monkeypatch,
-        *("convert", "ssv2", tmp_path / "ssv2", "--out", out, "--num_workers", 0),
+        *("convert", "ssv2", tmp_path / "ssv2", "--out", out, "--tasks", 1),
         *("--clips_per_part", 4, *options),
     )
     assert [p.name for p in sorted(out.glob("*.tar"))] == ["train-00000.tar", "train-00001.tar"]
@@ -76,14 +75,14 @@ def test_an_interrupted_conversion_goes_on_and_another_is_refused(tmp_path, monk
 
     monkeypatch.setattr(type(source), "open", failing)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(source, tmp_path / "out", how, num_workers=0)
+        write_shards(source, tmp_path / "out", how)
     opened.extend([0] * 20)
     before = len(opened)
-    write_shards(source, tmp_path / "out", how, num_workers=0)
+    write_shards(source, tmp_path / "out", how)
     assert set(opened[before:]) == {4, 5}
     check_frames(load(f"wds:{tmp_path}/out/train-*.tar", WINDOW), lambda clip: clip)
     with pytest.raises(ValueError, match="another conversion"):
-        write_shards(source, tmp_path / "out", Conversion(), num_workers=0)
+        write_shards(source, tmp_path / "out", Conversion())
 
 
 @pytest.mark.parametrize("kind", ["bridge", "libero"])
@@ -93,7 +92,7 @@ def test_robot_sets_become_lerobot_with_their_actions(tmp_path, kind, monkeypatc
     out = tmp_path / "lerobot"
     run(
         monkeypatch,
-        *("convert", kind, tmp_path / "raw", "--out", out, "--num_workers", 0),
+        *("convert", kind, tmp_path / "raw", "--out", out, "--tasks", 1),
         *("--image_size", 96, "--clips_per_part", 2),
     )
     source = open_source(f"lerobot:{out}")
@@ -118,7 +117,7 @@ def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path, monkeypatch,
     broken.write_bytes(broken.read_bytes()[:500])
     run(
         monkeypatch,
-        *("convert", "folder", root, "--out", tmp_path / "out", "--num_workers", 0),
+        *("convert", "folder", root, "--out", tmp_path / "out", "--tasks", 1),
     )
     printed = capsys.readouterr().out
     assert "Wrote 2 clips" in printed
@@ -130,7 +129,7 @@ def test_a_disk_that_was_away_costs_no_clip_and_a_lost_part_is_not_done(
     tmp_path, monkeypatch, capsys
 ):
     root, out = build_folder(tmp_path / "videos", 12) / "deep", tmp_path / "out"
-    command = ["convert", "folder", tmp_path / "videos", "--out", out, "--num_workers", 0]
+    command = ["convert", "folder", tmp_path / "videos", "--out", out, "--tasks", 1]
     clips = sorted(root.iterdir())
     for path in clips[1:5]:
         path.rename(tmp_path / path.name)
@@ -157,7 +156,7 @@ def test_a_lerobot_set_keeps_a_rate_that_is_no_whole_number(tmp_path, fps):
     lerobot = pytest.importorskip("lerobot.datasets")
     encode(stamped(3, 40), str(tmp_path / "push it.mp4"), fps)
     how = Conversion(image_size=64)
-    out = write_lerobot(open_source(f"folder:{tmp_path}"), tmp_path / "out", how, num_workers=0)
+    out = write_lerobot(open_source(f"folder:{tmp_path}"), tmp_path / "out", how)
     source = open_source(f"lerobot:{out}")
     assert source.features.fps == pytest.approx(float(fps))
     frames = source.decode(0, source.features.cameras[0], np.arange(40), 64, "squash")
@@ -174,8 +173,8 @@ def test_clips_of_several_rates_are_refused_for_a_set_of_one(tmp_path):
         encode(stamped(i, 20), str(tmp_path / f"push it {i}.mp4"), fps)
     source, how = open_source(f"folder:{tmp_path}"), Conversion(image_size=64)
     with pytest.raises(ValueError, match=r"1 of 3 are not of 10 frames per second, such as push"):
-        write_lerobot(source, tmp_path / "out", how, num_workers=0)
-    assert write_shards(source, tmp_path / "out", how, num_workers=0)
+        write_lerobot(source, tmp_path / "out", how)
+    assert write_shards(source, tmp_path / "out", how)
 
 
 def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):
@@ -190,7 +189,7 @@ def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lawm_hf.hub.HfApi", Api)
     build_folder(tmp_path / "videos", 1)
-    common = ["convert", "folder", tmp_path / "videos", "--num_workers", 0, "--push-to", "me/set"]
+    common = ["convert", "folder", tmp_path / "videos", "--tasks", 1, "--push-to", "me/set"]
     run(monkeypatch, *common, "--out", tmp_path / "a")
     run(monkeypatch, *common, "--out", tmp_path / "b", "--public")
     assert calls == [("me/set", True), [".parts/*"], ("me/set", False), [".parts/*"]]
@@ -211,7 +210,7 @@ def test_frames_of_something_something_do_not_become_public(tmp_path, monkeypatc
 
     monkeypatch.setattr("lawm_hf.hub.HfApi", Api)
     raw, first, second = build_ssv2(tmp_path / "raw", 2), tmp_path / "first", tmp_path / "second"
-    common = ["--num_workers", 0, "--push_to", "me/set"]
+    common = ["--tasks", 1, "--push_to", "me/set"]
     command = ["convert", "ssv2", raw, "--out", first, *common]
 
     def is_refused(*arguments):
@@ -230,7 +229,7 @@ def test_frames_of_something_something_do_not_become_public(tmp_path, monkeypatc
     # Converted once more, under a name that tells nothing, as video or as a robot's set.
     again = ["convert", "wds", f"{first}/train-*.tar", "--out", second]
     is_refused(*again, *common, "--public")
-    run(monkeypatch, *again, "--num_workers", 0, "--format", "lerobot", "--image_size", 64)
+    run(monkeypatch, *again, "--tasks", 1, "--format", "lerobot", "--image_size", 64)
     is_refused("convert", "lerobot", second, "--out", tmp_path / "third", *common, "--public")
     assert licence(f"lerobot:{second},episodes=:1") is SSV2
 
@@ -249,7 +248,7 @@ def test_conversion_in_processes_and_lerobot_itself_agree(tmp_path):
     lerobot = pytest.importorskip("lerobot.datasets")
     source = open_source(f"libero:{build_libero(tmp_path / 'raw')}")
     how = Conversion(image_size=96, clips_per_part=2)
-    out = write_lerobot(source, tmp_path / "out", how, num_workers=2)
+    out = write_lerobot(source, tmp_path / "out", how, executor=Executor(tasks=2))
     theirs = lerobot.LeRobotDataset("me/set", root=out, video_backend="pyav")
     ours = open_source(f"lerobot:{out}")
     for item in theirs:
@@ -258,25 +257,3 @@ def test_conversion_in_processes_and_lerobot_itself_agree(tmp_path):
         assert read_stamp(frame) == (clip, t)
         np.testing.assert_allclose(item["action"], ours.low_dim(clip)[1][t])
         assert item["task"] == ours.task(clip)
-
-
-# A worker as a conversion has it: says its number, and would wait for more for ever.
-WORKER = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from lawm_hf.data.convert import _end_with_parent
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent)
-print(pool.submit(os.getpid).result(), flush=True)
-time.sleep(300)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_killed_conversion_leaves_no_worker_behind():
-    parent = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE)
-    worker = int(parent.stdout.readline())
-    assert is_alive(worker)
-    parent.kill()
-    parent.communicate()
-    wait_until(lambda: not is_alive(worker))

@@ -92,7 +92,7 @@ def test_a_format_from_elsewhere_is_trained_on_inspected_and_converted(
         assert task == sorted(TASKS)[index[1]]
     lawm(monkeypatch, "data", "inspect", f"arrays:{arrays}", "--sheet", tmp_path / "sheet.png")
     assert "clips             3" in capsys.readouterr().out
-    out = ["--out", tmp_path / "out", "--image_size", 64, "--num_workers", 0]
+    out = ["--out", tmp_path / "out", "--image_size", 64, "--tasks", 1]
     lawm(monkeypatch, "convert", "arrays", arrays, *out)
     assert len(open_source(f"lerobot:{tmp_path / 'out'}").clips) == 3
 

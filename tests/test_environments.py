@@ -145,7 +145,7 @@ def test_a_benchmark_is_asked_for_its_tasks_and_initial_states(policy, tmp_path)
     assert [e["init_state"] for e in episodes] == [0, 1] * 6
     assert [e["seed"] for e in episodes] == [0, 0, 4, 4] * 3
     assert [e["is_success"] for e in episodes] == [False, True] * 6
-    chosen = evaluate(policy, tmp_path / "other", *flags[:4], "--tasks", "2", "--trials", "1")
+    chosen = evaluate(policy, tmp_path / "other", *flags[:4], "--task_ids", "2", "--trials", "1")
     assert [(e["task_index"], e["init_state"]) for e in chosen] == [(2, 0)]
 
 
@@ -159,7 +159,7 @@ def test_a_benchmark_is_asked_for_its_tasks_and_initial_states(policy, tmp_path)
         (["--env", "mine/Dot-v0", "--views", "top", "wrist"], "side, top, got 'wrist'"),
         (["--env", "mine/Dot-v0", "--n_action_steps", "4"], "chunk of 3 actions, got 4"),
         (["--env", "tabletop"], "action has 2 numbers"),
-        (["--env", "mine/Benchmark-v0", "--tasks", "2", "--trials=1"], "0 to 1, got"),
+        (["--env", "mine/Benchmark-v0", "--task_ids", "2", "--trials=1"], "0 to 1, got"),
         (["--env", "mine/Benchmark-v0", "--trials", "6"], "within the 5 initial states"),
     ],
 )

@@ -19,11 +19,12 @@ from lawm_hf.arguments import parse_args
 from lawm_hf.data import open_source
 from lawm_hf.evaluation.results import EpisodeResult, write_results
 from lawm_hf.experiments import plan as plan_module
-from lawm_hf.experiments.plan import Plan, Stage, run_stages, take_shard
+from lawm_hf.experiments.plan import Plan, Stage, run_stages
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables, success_matrix
 from lawm_hf.writing.atomic import lock_folder, run_lock
+from lawm_hf.writing.executors import Executor
 
 PLANS = sorted((Path(__file__).parent.parent / "recipes/configs/experiments").glob("*.yaml"))
 
@@ -132,28 +133,6 @@ def test_a_misspelled_key_of_a_plan_is_refused_with_a_suggestion(tmp_path, chang
         make_plan(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_shards_divide_the_runs_and_compute_no_stage_twice(tmp_path, count):
-    runs = make_plan(tmp_path).runs()
-    shards = [take_shard(runs, f"{i}/{count}") for i in range(count)]
-    assert sorted(id(run) for shard in shards for run in shard) == sorted(map(id, runs))
-    assert sum(len(stages(shard)) for shard in shards) == len(stages(runs))
-    for shard in shards:  # in the order of the plan
-        assert shard == [run for run in runs if run in shard]
-
-
-def test_a_shard_without_runs_is_refused(tmp_path):
-    runs = make_plan(tmp_path).runs()
-    with pytest.raises(ValueError, match="got '98/99' of a plan that divides into"):
-        take_shard(runs, "98/99")
-
-
-@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
-def test_an_impossible_shard_is_refused(tmp_path, shard):
-    with pytest.raises(ValueError, match="0 <= i < n"):
-        take_shard(make_plan(tmp_path).runs(), shard)
-
-
 def test_stages_run_after_what_they_need_and_are_not_repeated(tmp_path, monkeypatch):
     order = []
 
@@ -164,8 +143,8 @@ def test_stages_run_after_what_they_need_and_are_not_repeated(tmp_path, monkeypa
 
     monkeypatch.setattr(Stage, "run", run)
     runs = make_plan(tmp_path).runs()
-    run_stages(runs[:3], Path(), jobs=2)
-    run_stages(runs, Path(), jobs=3)
+    run_stages(runs[:3], Path(), Executor(tasks=2))
+    run_stages(runs, Path(), Executor(tasks=3))
     assert sorted(order) == sorted(stages(runs))
 
 
@@ -180,7 +159,7 @@ def test_a_failing_stage_holds_up_only_what_needs_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Stage, "run", run)
     with pytest.raises(RuntimeError, match="1 stages failed and 4 that need them were not begun"):
-        run_stages(runs, Path(), jobs=2)
+        run_stages(runs, Path(), Executor(tasks=2))
     done = {run.cell["pretraining"] for run in runs if run.stages[-1].is_done and run.seed == 0}
     assert done == {"scratch"}
     assert all(run.stages[-1].is_done for run in runs if run.seed == 1)
@@ -198,8 +177,9 @@ EXPERIMENT = """
 import sys
 from pathlib import Path
 from lawm_hf.experiments.plan import Run, Stage, run_stages
+from lawm_hf.writing.executors import Executor
 stage = Stage("pretrain", {}, Path(sys.argv[1], "stage"))
-run_stages([Run("b", "p", "t", 5, 0, (stage,))], Path(sys.argv[1]), 1)
+run_stages([Run("b", "p", "t", 5, 0, (stage,))], Path(sys.argv[1]), Executor())
 """
 # A stage with a worker: both write their ids, and would stay for minutes.
 STAYS = """
@@ -218,8 +198,8 @@ def is_alive(process_id: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 60
+def wait_until(condition, patience_s: float = 60) -> None:
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -378,6 +358,6 @@ def test_a_plan_of_the_paper_trains_on_fixtures(name, tmp_path, monkeypatch):
         options["evaluate"] = False
     plan.seeds, plan.stages_dir = [0], str(tmp_path / "stages")
     runs = plan.runs()
-    run_stages(runs, root / "recipes", jobs=2)
+    run_stages(runs, root / "recipes", Executor(tasks=2))
     for run in runs:
         assert (run.stages[-1].folder / "model.safetensors").exists()

@@ -23,6 +23,7 @@ from lawm_hf import cli
 from lawm_hf.arguments import parse_args
 from lawm_hf.experiments.plan import _RESULT, Run, Stage, run_stages
 from lawm_hf.models import BakuConfig, BakuPolicy, LAWMProcessor
+from lawm_hf.writing.executors import Executor
 
 KILLS = int(os.environ.get("LAWM_KILLS", "3"))
 pytestmark = [
@@ -109,7 +110,7 @@ def kill_at_random(
 @pytest.mark.parametrize("kind", ["shards", "lerobot"])
 def test_kills_of_a_conversion_lose_no_part(kind, tmp_path):
     def job(out: Path) -> None:
-        flags = ["--num_workers", "0", "--image_size", "64", "--clips_per_part", "2"]
+        flags = ["--tasks", "1", "--image_size", "64", "--clips_per_part", "2"]
         sys.argv = ["lawm-hf", "convert", scheme, str(raw), "--out", str(out), *flags]
         cli.main()
 
@@ -139,9 +140,8 @@ def test_kills_of_the_tabletops_recorder_leave_a_whole_recording_or_none(tmp_pat
     kill_at_random(job, whole, tmp_path)
 
 
-def test_kills_of_an_evaluation_lose_no_episode(tmp_path):
-    pytest.importorskip("mujoco")
-    policy = tmp_path / "policy"
+def save_policy(policy: Path) -> None:
+    """A small policy for the tabletop, with random weights."""
     model = BakuPolicy(BakuConfig.from_preset("tabletop", hidden_size=32, num_layers=1))
     size = model.config.task_embed_size
     processor = LAWMProcessor(image_size=64, text_encoder="hashing", task_embed_size=size)
@@ -150,6 +150,12 @@ def test_kills_of_an_evaluation_lose_no_episode(tmp_path):
     processor.set_statistics({k: {x: [v] * n for x, v in numbers.items()} for k, n in sizes})
     for part in (model, processor):
         part.save_pretrained(policy)
+
+
+def test_kills_of_an_evaluation_lose_no_episode(tmp_path):
+    pytest.importorskip("mujoco")
+    policy = tmp_path / "policy"
+    save_policy(policy)
     module = recipe("evaluate")
 
     def job(out: Path) -> None:
@@ -190,7 +196,7 @@ def test_kills_of_an_experiment_lose_no_stage(tmp_path):
                 folder, needs = out / f"{name}_{seed}", stages[-1] if stages else None
                 stages += (Stage(name, {"seed": seed}, folder, needs),)
             runs.append(Run("baku", "latent", "reach", 5, seed, stages))
-        run_stages(runs, tmp_path, jobs=2)
+        run_stages(runs, tmp_path, Executor(tasks=2))
 
     def stages(out: Path) -> Done:
         marks = sorted(out.glob("*/cpu_seconds.json"))

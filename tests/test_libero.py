@@ -117,7 +117,7 @@ def test_a_policy_finetuned_on_recorded_demonstrations_succeeds_in_the_simulator
     record_libero(tmp_path / "demos", tasks=[0], episodes=12, fast_rendering=True)
     train = ["--source", f"lerobot:{tmp_path / 'demos'}", "--steps", "600", "--augment", "false"]
     run_recipe("finetune", *train, "--output_dir", str(tmp_path / "policy"))
-    trials = ["--env", "libero", "--tasks", "0", "--trials", "4", "--fast_rendering", "true"]
+    trials = ["--env", "libero", "--task_ids", "0", "--trials", "4", "--fast_rendering", "true"]
     paths = ["--policy", str(tmp_path / "policy"), "--output_dir", str(tmp_path / "results")]
     run_recipe("evaluate", *trials, *paths)
     summary = json.loads((tmp_path / "results/summary.json").read_text())

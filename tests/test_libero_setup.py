@@ -175,7 +175,7 @@ def test_the_command_line_reaches_the_recorder(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "lawm_hf.envs.libero.recorder.record_libero", lambda out, **k: told.update(k, out=out)
     )
-    flags = ["--tasks", "3", "--episodes", "7", "--out", str(tmp_path), "--fast_rendering"]
+    flags = ["--task_ids", "3", "--episodes", "7", "--out", str(tmp_path), "--fast_rendering"]
     monkeypatch.setattr(sys, "argv", ["lawm-hf", "libero", "record", *flags])
     cli.main()
     assert (told["out"], told["tasks"], told["episodes"]) == (tmp_path, [3], 7)

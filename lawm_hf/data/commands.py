@@ -74,6 +74,7 @@ def contact_sheet(source: Source) -> Image.Image:
 
 def run_convert(args: Any) -> None:
     """Convert, and say what was left out."""
+    executor = args.make_executor()
     source = open_source(f"{args.kind}:{args.src}")
     kind = args.format or ("shards" if isinstance(source, VideoSource) else "lerobot")
     default_part = 1000 if kind == "shards" else 100
@@ -84,7 +85,7 @@ def run_convert(args: Any) -> None:
         clips_per_part=default_part if args.clips_per_part is None else args.clips_per_part,
     )
     write = write_shards if kind == "shards" else write_lerobot
-    write(source, args.out, how, args.num_workers)
+    write(source, args.out, how, executor)
     skipped = left_out(args.out)
     print(f"Wrote {len(source.clips) - len(skipped)} clips to {args.out}.")  # noqa: T201
     for line in skipped:

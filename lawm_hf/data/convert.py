@@ -7,15 +7,11 @@ named in the note of its part; the next call tries it again.
 """
 
 import copy
-import functools
 import json
-import multiprocessing
-import os
 import shutil
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from tqdm import tqdm
 
 from ..writing.atomic import read_json, run_lock, write_text_atomic
 from ..writing.episode import load_episodes
+from ..writing.executors import Executor, Task
 from ..writing.lerobot import LeRobotWriter
 from ..writing.text import get_logger
 from ..writing.video import exact_rate
@@ -38,8 +35,16 @@ logger = get_logger(__name__)
 _Kind = type[ShardPart] | type[LeRobotPart]
 
 
-def write_shards(source: Source, out: str | Path, how: Conversion, num_workers: int = 1) -> Path:
+def write_shards(
+    source: Source, out: str | Path, how: Conversion, executor: Executor | None = None
+) -> Path:
     """Write `train-*.tar` of `{key}.json` and a video each, and `index.jsonl`.
+
+    Args:
+        source: What to convert.
+        out: Folder to write.
+        how: How to convert.
+        executor: Who writes the parts, each a task; this process by default.
 
     Returns:
         The folder; its spec is `wds:FOLDER/train-*.tar`.
@@ -61,15 +66,23 @@ def write_shards(source: Source, out: str | Path, how: Conversion, num_workers: 
             source.features.cameras[0],
             source.name,
         )
-    _convert(ShardPart, source, out, how, num_workers)
+    _convert(ShardPart, source, out, how, executor or Executor())
     shards = sorted(out.glob("train-*.tar"))
     rows = [row for shard in shards for row in index_shard(shard, shard.name)]
     write_text_atomic(out / ShardSource.INDEX, "".join(json.dumps(row) + "\n" for row in rows))
     return out
 
 
-def write_lerobot(source: Source, out: str | Path, how: Conversion, num_workers: int = 1) -> Path:
+def write_lerobot(
+    source: Source, out: str | Path, how: Conversion, executor: Executor | None = None
+) -> Path:
     """Write a LeRobot v3.0 set with all cameras that every clip has, states and actions.
+
+    Args:
+        source: What to convert.
+        out: Folder to write.
+        how: How to convert.
+        executor: Who writes the parts, each a task; this process by default.
 
     Returns:
         The folder; its spec is `lerobot:FOLDER`.
@@ -79,7 +92,7 @@ def write_lerobot(source: Source, out: str | Path, how: Conversion, num_workers:
         raise ValueError("A LeRobot set has pictures of one size: pass `image_size`.")
     cameras, fps = _common_cameras(source), _common_rate(source, how.fps)
     source.features, how = replace(source.features, cameras=cameras), replace(how, fps=fps)
-    _convert(LeRobotPart, source, out, how, num_workers)
+    _convert(LeRobotPart, source, out, how, executor or Executor())
     shape, names = [how.image_size, how.image_size, 3], ["height", "width", "channels"]
     info = {"video.fps": fps, "video.codec": "h264", "video.pix_fmt": "yuv420p"}
     video = {"dtype": "video", "shape": shape, "names": names, "info": info}
@@ -106,43 +119,39 @@ def left_out(out: Path) -> list[str]:
     return [line for note in notes for line in note.get("left_out", {}).values()]
 
 
-def _convert(kind: _Kind, source: Source, out: Path, how: Conversion, num_workers: int) -> None:
+def _convert(kind: _Kind, source: Source, out: Path, how: Conversion, executor: Executor) -> None:
     """Write every part that is not there yet."""
-    if num_workers < 0:
-        raise ValueError(f"`num_workers` must not be negative, got {num_workers}.")
-    clips, size = source.clips.tolist(), how.clips_per_part
+    clips, size, notes = source.clips.tolist(), how.clips_per_part, out / ".parts"
     parts = {f"{i // size:05d}": clips[i : i + size] for i in range(0, len(clips), size)}
-    write = functools.partial(_write_part, kind, source, how, out)
-    num_bad = num_seen = 0
-    with ExitStack() as stack:
-        stack.enter_context(run_lock(out / ".parts"))
+    bad: dict[str, str] = {}
+    num_seen = 0
+
+    def look(name: str) -> None:
+        nonlocal num_seen
+        bad.update(read_json(notes / f"{name}.json", dict)["left_out"])
+        num_seen += len(parts[name])
+        _check_share(source, len(bad), num_seen, bad)
+        bar.update(len(parts[name]))
+
+    with run_lock(notes), tqdm(total=len(clips), unit="clip") as bar:
         _check_same_job(kind, source, out, how)
-        todo = {n: c for n, c in parts.items() if not _is_done(kind, source, how, out, n)}
-        run, initial = map, len(clips) - sum(map(len, todo.values()))
-        bar = stack.enter_context(tqdm(total=len(clips), initial=initial, unit="clip"))
-        if num_workers:
-            # Spawned: the encoder's threads and the source's open files do not survive a fork.
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(num_workers, context, _end_with_parent)
-            run = stack.enter_context(pool).map
-        for name, bad in zip(todo, run(write, todo, todo.values()), strict=True):
-            num_bad, num_seen = num_bad + len(bad), num_seen + len(todo[name])
-            _check_share(source, num_bad, num_seen, bad)
-            write_text_atomic(out / f".parts/{name}.json", json.dumps({"left_out": bad}))
-            bar.update(len(todo[name]))
-
-
-def _end_with_parent() -> None:
-    """A killed conversion's workers must not go on writing beside its repeat."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "called in a worker"
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        todo = []
+        for name in parts:
+            if _is_done(kind, source, how, out, name):
+                look(name)
+            else:
+                todo.append(name)
+        write = partial(_write_part, kind, source, how, out)
+        tasks = [Task(name, partial(write, name, parts[name])) for name in todo]
+        executor.run([tasks], notes, on_end=lambda task: look(task.name))
 
 
 def _write_part(
     kind: _Kind, source: Source, how: Conversion, out: Path, name: str, clips: list[int]
-) -> dict[int, str]:
-    """Write the clips that can be read; return the others, with what is wrong."""
+) -> None:
+    """Write the clips that can be read; note the others, with what is wrong."""
+    if _is_done(kind, source, how, out, name):  # By another process, meanwhile.
+        return
     part: Any = kind(source, out, name, how)
     bad = {}
     for clip in clips:
@@ -158,7 +167,7 @@ def _write_part(
     part.close()
     if bad:
         logger.warning("Left out %d clips of part %s.", len(bad), name)
-    return bad
+    write_text_atomic(out / f".parts/{name}.json", json.dumps({"left_out": bad}))
 
 
 def _check_share(source: Source, num_bad: int, num_seen: int, bad: dict[int, str]) -> None:

@@ -13,12 +13,14 @@ import os
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..writing.atomic import read_json, run_lock, write_text_atomic
+from ..writing.executors import Executor, Task
 from ..writing.text import printable_lines
 from .processes import ending_together, run_bound
 
@@ -217,27 +219,8 @@ def check_keys(what: str, got: dict[str, Any], known: set[str]) -> None:
         raise ValueError(f"{what} has the unknown key `{key}`. {hint}")
 
 
-def take_shard(runs: list[Run], shard: str) -> list[Run]:
-    """The runs of shard `i/n` (`i` from 0). Runs that share pretraining stay together.
-
-    Raises:
-        ValueError: If it is not of that form.
-    """
-    index, slash, count = shard.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(f"`shard` must be i/n with 0 <= i < n, got {shard!r}. Try 0/2 and 1/2.")
-    folders = list(dict.fromkeys(run.stages[0].folder for run in runs))
-    mine = set(folders[int(index) :: int(count)])
-    if not mine:
-        raise ValueError(
-            f"`shard` must hold a run, got {shard!r} of a plan that divides into {len(folders)} "
-            f"at most. Give fewer machines, such as 0/{max(len(folders), 1)}."
-        )
-    return [run for run in runs if run.stages[0].folder in mine]
-
-
-def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
-    """Run what is missing, in the order of the plan, `jobs` at a time.
+def run_stages(runs: list[Run], recipes: Path, executor: Executor) -> None:
+    """Run what is missing, a stage being a task, in the order of the plan.
 
     A stage that fails holds up only what needs it.
 
@@ -245,17 +228,39 @@ def run_stages(runs: list[Run], recipes: Path, jobs: int) -> None:
         RuntimeError: At the end, if stages have failed, with what they said.
     """
     stages = {stage.folder: stage for run in runs for stage in run.stages}
-    waiting = [stage for stage in stages.values() if not stage.is_done]
+    missing = [stage for stage in stages.values() if not stage.is_done]
+    if executor.kind == "local":
+        return _run_here(missing, len(stages), recipes, executor.tasks)
+    steps = [
+        [Task(s.folder.name, partial(_run_if_ready, s, recipes)) for s in missing if s.recipe == r]
+        for r in _RESULT
+    ]
+    if stages:
+        folder = next(iter(stages)).parent
+        return executor.run(steps, folder / ".tasks")
+    return None
+
+
+def _run_if_ready(stage: Stage, recipes: Path) -> None:
+    if stage.needs and not stage.needs.is_done:
+        raise RuntimeError(f"{stage.folder} needs {stage.needs.folder}, which is not done.")
+    if not stage.is_done:
+        with ending_together():
+            stage.run(recipes)
+
+
+def _run_here(waiting: list[Stage], total: int, recipes: Path, number: int) -> None:
+    """Run stages, `number` at a time, each as soon as what it needs is done."""
     running: dict[Future[None], Stage] = {}
     failures: list[str] = []
     with (
-        ThreadPoolExecutor(jobs) as pool,
+        ThreadPoolExecutor(number) as pool,
         ending_together(),  # Before the pool waits for them.
-        tqdm(total=len(stages), initial=len(stages) - len(waiting), desc="stages") as bar,
+        tqdm(total=total, initial=total - len(waiting), desc="stages") as bar,
     ):
         while waiting or running:
             for stage in [s for s in waiting if s.needs is None or s.needs.is_done]:
-                if len(running) < jobs:
+                if len(running) < number:
                     waiting.remove(stage)
                     running[pool.submit(stage.run, recipes)] = stage
             if not running:

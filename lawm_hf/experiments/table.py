@@ -40,7 +40,7 @@ def episode_table(runs: list[Run]) -> pd.DataFrame:
 
 
 def read_tables(folder: str | Path) -> pd.DataFrame:
-    """The tables of all shards in a folder, together.
+    """The tables in a folder, `episodes*.parquet`, together, such as those of several machines.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -48,8 +48,8 @@ def read_tables(folder: str | Path) -> pd.DataFrame:
     paths = sorted(Path(folder).glob("episodes*.parquet"))
     if not paths:
         raise FileNotFoundError(
-            f"{folder} holds no `episodes*.parquet`. Run the plan first, or copy the shards' "
-            "tables there."
+            f"{folder} holds no `episodes*.parquet`. Run the plan first, or copy the "
+            "tables of other machines there."
         )
     tables = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     return tables.drop_duplicates([*RUN, *STATE], keep="last", ignore_index=True)
