@@ -107,10 +107,10 @@ def kill_at_random(
     assert killed >= KILLS
 
 
-@pytest.mark.parametrize("kind", ["shards", "lerobot"])
-def test_kills_of_a_conversion_lose_no_part(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "tasks"), [("shards", 1), ("shards", 2), ("lerobot", 1)])
+def test_kills_of_a_conversion_lose_no_part(kind, tasks, tmp_path):
     def job(out: Path) -> None:
-        flags = ["--tasks", "1", "--image_size", "64", "--clips_per_part", "2"]
+        flags = ["--tasks", str(tasks), "--image_size", "64", "--clips_per_part", "2"]
         sys.argv = ["lawm-hf", "convert", scheme, str(raw), "--out", str(out), *flags]
         cli.main()
 
