@@ -160,7 +160,7 @@ def untrained_copy(policy: LAWMPolicy, clips: Clips, seed: int = 0) -> LAWMPolic
 def probe_table(probes: dict[str, Probes], num_objects: int | None) -> list[str]:
     """Lines of text: a row for each thing that was probed, a column for each case."""
     columns = list(probes)
-    lines = ["  what a linear probe reads".ljust(34) + "".join(f"{name:>18}" for name in columns)]
+    lines = ["  what a linear probe reads".ljust(37) + "".join(f"{name:>17}" for name in columns)]
     chance = f" (chance {1 / num_objects:.0%})" if num_objects else ""
     rows = {
         "position of the target, R²": "target_r2",
@@ -179,7 +179,7 @@ def probe_table(probes: dict[str, Probes], num_objects: int | None) -> list[str]
             else:
                 cells.append(f"{value:.0%}" if key == "nearest_accuracy" else f"{value:.2f}")
         if cells:
-            lines.append(f"    {title}".ljust(34) + "".join(f"{cell:>18}" for cell in cells))
+            lines.append(f"    {title}".ljust(37) + "".join(f"{cell:>17}" for cell in cells))
     return lines
 
 
