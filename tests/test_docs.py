@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,12 @@ def test_the_page_of_flags_has_every_flag_of_every_command(commands):
         rows = re.findall(r"^\| `(?:--)?(\w+)` \|", section, re.M)
         assert rows == [field.rstrip("_") for field in fields]
     assert "| `--steps` | `400` |" in page
+
+
+def test_the_page_of_installation_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/install.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(project["optional-dependencies"])
 
 
 def test_links_out_of_the_pages_lead_to_pages_with_the_source():
