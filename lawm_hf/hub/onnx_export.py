@@ -26,6 +26,9 @@ TOLERANCE = 1e-4  # Of the policy's actions, which are in [-1, 1].
 class _RobotUnits(nn.Module):
     """The last step of the graph: the processor's `unnormalize_actions` with constants."""
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(self, processor: LAWMProcessor, action_size: int):
         super().__init__()
         middle, end = (

@@ -142,7 +142,7 @@ def _refuse_missing(view_mask: Tensor) -> None:
     """Raise if a view is masked; a GPU looks itself, so that nothing waits for it."""
     message = "ACT cannot leave out views of single samples. Give all of them."
     if view_mask.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(view_mask.all(), message)
+        torch._assert_async(view_mask.all(), message)  # pyright: ignore[reportPrivateImportUsage]
     elif not view_mask.all():
         raise ValueError(message)
 

@@ -9,8 +9,6 @@ Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `E` frame embeddi
 `S×K` stoch.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -44,7 +42,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
     config: DreamerV3Config
     uses_all_parameters = True
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["FrameEncoder", "FrameDecoder"]
+    _no_split_modules = ["FrameEncoder", "FrameDecoder"]  # noqa: RUF012
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)

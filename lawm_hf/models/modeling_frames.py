@@ -5,6 +5,8 @@ Feature maps are channels-last throughout: the layer norm over channels then nee
 convolutions are at their fastest.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,8 @@ class FrameLayers(nn.Sequential):
         """Map `(B, C, H, W)`."""
         if not (self.gradient_checkpointing and self.training):
             return super().forward(input)
-        run, again = super().forward, self._gradient_checkpointing_func
+        run = super().forward
+        again: Any = self._gradient_checkpointing_func
         return torch.cat([again(run, part) for part in input.split(FRAMES_AT_ONCE)])
 
 

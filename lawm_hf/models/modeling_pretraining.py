@@ -61,7 +61,9 @@ class LAWMForPretraining(LAWMModel):
         self.policy, self.world_model = policy, world_model
         # Sharding gathers the weights of one at a time; of a part where it names some.
         parts = {type(policy).__name__, type(world_model).__name__}
-        self._no_split_modules = parts.union(*(m._no_split_modules or () for m in self.children()))
+        self._no_split_modules = parts.union(
+            policy._no_split_modules or (), world_model._no_split_modules or ()
+        )
 
     def forward(
         self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor

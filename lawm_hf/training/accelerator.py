@@ -93,7 +93,7 @@ def tune_cpu() -> None:
 
 def _check_shared(accelerator: Accelerator, folder: str) -> None:
     """Refuse a folder that each machine has for itself: checkpoints would be torn."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     if here == accelerator.num_processes:
         return
     marker = Path(folder, broadcast_object_list([f".shared_{uuid4().hex}"])[0])

@@ -34,7 +34,13 @@ def shard_on_cpus(accelerator: Accelerator) -> None:
         for state in (PartialState(), accelerator.state):  # the second is renewed from the first
             state.distributed_type = DistributedType.FSDP
     if is_sharded(accelerator):
-        _check_plugin(accelerator.state.fsdp_plugin)
+        _check_plugin(_plugin(accelerator))
+
+
+def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
+    plugin = accelerator.state.fsdp_plugin
+    assert plugin is not None, "only where Accelerate shards"
+    return plugin
 
 
 def _check_plugin(plugin: FullyShardedDataParallelPlugin) -> None:
@@ -82,7 +88,7 @@ def prepare(
             tensor.copy_(broadcast(tensor.to(accelerator.device)))
         if accelerator.mixed_precision != "no":
             # As without sharding: weights, states and loss in float32, products in half of it.
-            accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+            _plugin(accelerator).mixed_precision_policy = MixedPrecisionPolicy()
             model.forward = convert_outputs_to_fp32(accelerator.autocast()(model.forward))
     return accelerator.prepare(model, optimizer, scheduler)
 
