@@ -71,7 +71,9 @@ class Stage:
         return read_json(self.folder / "cpu_seconds.json", float)
 
     def run(self, recipes: Path) -> None:
-        """Run the recipe on one thread, in a process of its own that ends with this one.
+        """Run the recipe in a process of its own that ends with this one.
+
+        It has one thread, or as many as `LAWM_NUM_THREADS` and so a job of a cluster says.
 
         Raises:
             RuntimeError: If it fails, with the end of its output.
@@ -79,7 +81,8 @@ class Stage:
         """
         log = self.folder / "console.txt"
         command = [sys.executable, str(recipes / f"{self.recipe}.py"), *self.arguments()]
-        threads = {"LAWM_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        number = os.environ.get("LAWM_NUM_THREADS", "1")
+        threads = {"LAWM_NUM_THREADS": number, "OMP_NUM_THREADS": number}
         # Not the lock of the recipe, which is taken by itself.
         with run_lock(self.folder, ".stage.lock", patience_s=10) as lock:
             if self.is_done:  # By another experiment, meanwhile.
