@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from lawm_hf.analysis.report import LatentReport, training_sources
 from lawm_hf.arguments import arg, parse_json_options, run_command
@@ -39,6 +40,10 @@ from lawm_hf.training import (
 from lawm_hf.training.run_log import ProgressLog, write_run_record
 from lawm_hf.writing.atomic import unlock_folder
 
+STOPPED = (
+    "`stop_on_alarm` stopped the run at update {step}: {alarms} It is saved; go on with --resume "
+    "true --stop_on_alarm false, or begin anew with other settings."
+)
 AGAIN = "Repeat the command with --resume true once the cause is gone: nothing is trained twice."
 
 
@@ -88,8 +93,9 @@ class PretrainArgs(TrainingArgs):
     shuffle_instructions: bool = arg(False, "control: pair each clip with another's instruction")
     cut_gradient: bool = arg(False, "control: no gradient from world model to policy, as released")
     report_every: int = arg(
-        200, "updates between two pictures of imagined frames; 0: at the end", min=0
+        200, "updates between two health reports and pictures; 0: at the end", min=0
     )
+    stop_on_alarm: bool = arg(False, "stop, with a checkpoint, when such a report raises an alarm")
     eval_source: str = arg("auto", "held-out clips for the health report; auto, or none to skip")
     held_out: float = arg(
         0.02, "share of the first source's clips that auto holds out, 5 to 300", min=0, max=0.5
@@ -228,9 +234,12 @@ def main(args: PretrainArgs) -> None:
                 optimizer.zero_grad()
         log.update(step, loader.progress())
         if args.report_every and step % args.report_every == 0 and step < args.steps:
-            whole = whole_model(accelerator, model)
-            with told_only("The picture of imagined frames", "The next one is tried again."):
-                _ = report and report.strip(whole, f"strip_{step:06d}")
+            whole, alarms = whole_model(accelerator, model), []
+            with told_only("The report on the way", "The next one is tried again."):
+                alarms = report.watch(whole, step, accelerator) if report else []
+            if args.stop_on_alarm and (alarms := broadcast_object_list([alarms])[0]):
+                save_checkpoint(accelerator, args.output_dir, step, loader)
+                raise RuntimeError(STOPPED.format(step=step, alarms=" ".join(alarms)))
         if args.save_every and step % args.save_every == 0 and step < args.steps:
             log.look()  # so that nothing is saved that is not finite
             save_checkpoint(accelerator, args.output_dir, step, loader)

@@ -93,6 +93,27 @@ def four_straight(tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_run_that_is_watched_trains_as_if_it_were_not_and_an_alarm_can_stop_it(
+    four_straight, tmp_path
+):
+    watched = {"steps": 4, "report_every": 1, "eval_source": SMALL["sources"][0]}
+
+    def lines() -> list[dict]:
+        return [json.loads(x) for x in (tmp_path / "health.jsonl").read_text().splitlines()]
+
+    alarms = mock.Mock(side_effect=[[], ["The latents are dead."]])
+    with (
+        mock.patch("lawm_hf.analysis.health.LatentHealth.alarms", alarms),
+        pytest.raises(RuntimeError, match="at update 2: The latents are dead"),
+    ):
+        pretrain(tmp_path, **watched, stop_on_alarm=True)
+    assert [line["step"] for line in lines()] == [1, 2]
+    pretrain(tmp_path, **watched, resume=True)
+    assert_same_weights(tmp_path, four_straight)
+    assert [line["step"] for line in lines()] == [1, 2, 3]
+    assert {"swap_gap_share", "effective_rank", "moving_psnr"} <= lines()[0].keys()
+
+
 def test_two_updates_and_a_resume_to_four_equal_four_straight_bit_for_bit(four_straight, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path, interrupt_at=2, steps=4, save_every=2)

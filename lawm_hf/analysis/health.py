@@ -70,6 +70,21 @@ class LatentHealth:
         """Everything, for a JSON file."""
         return asdict(self) | {"swap_gap": self.swap_gap, "alarms": self.alarms()}
 
+    def scalars(self) -> dict[str, float]:
+        """What a curve over updates should show."""
+        trained = self.probes.get("trained")
+        found = {
+            "swap_gap_share": self.swap_gap / max(self.imagined_error, 1e-9),
+            "error_over_copy": self.imagined_error / max(self.copy_error, 1e-9),
+            "moving_psnr": self.moving_psnr,
+            "effective_rank": self.effective_rank,
+            "standard_deviation": self.standard_deviation,
+            "saturated_share": self.saturated_share,
+            "target_r2": trained and trained.target_r2,
+            "chunk_r2": trained and trained.chunk_r2,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def alarms(self) -> list[str]:
         """What is wrong, in plain words; empty if nothing is."""
         return [*self._alarms_of_the_world_model(), *self._alarms_of_the_latents()]

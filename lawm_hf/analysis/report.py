@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
 from ..data import Source, WindowDataset, WindowSpec, open_source
 from ..models import LawmForPretraining, LAWMProcessor
+from ..writing.atomic import write_text_atomic
+from ..writing.text import get_logger
 from .clips import Clips, load_clips
 from .figures import imagination_strip
 from .health import LatentHealth, latent_health
+
+logger = get_logger(__name__)
 
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
@@ -138,6 +147,30 @@ class LatentReport:
         health.is_held_out = self.is_held_out
         (self.folder / "health.json").write_text(json.dumps(health.to_dict(), indent=2))
         return health
+
+    def watch(self, model: LawmForPretraining, step: int, accelerator: Accelerator) -> list[str]:
+        """Look in the middle of training: a picture, a line of `health.jsonl`, the trackers.
+
+        Returns:
+            The alarms, which are also told as warnings.
+        """
+        with torch.random.fork_rng():  # whatever a model draws, training goes on as without
+            picture = self.strip(model, f"strip_{step:06d}")
+            health = latent_health(model.policy, model.world_model, self.held_out, self.fit)
+        numbers, alarms = health.scalars(), health.alarms()
+        path = self.folder / "health.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        lines = [line for line in lines if json.loads(line)["step"] < step]  # of this run
+        lines.append(json.dumps({"step": step} | numbers | {"alarms": alarms}))
+        write_text_atomic(path, "".join(f"{line}\n" for line in lines))
+        accelerator.log({f"health/{name}": value for name, value in numbers.items()}, step=step)
+        for tracker in accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                pixels = np.asarray(Image.open(picture).convert("RGB"))
+                tracker.log_images({"imagined": pixels[None]}, step=step)
+        for alarm in alarms:
+            logger.warning("Update %d: %s", step, alarm)
+        return alarms
 
 
 def _held_out_tabletop(source: str) -> str:
