@@ -39,7 +39,9 @@ from lawm_hf.training.run_log import ProgressLog, write_run_record
 from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
 from lawm_hf.writing.atomic import unlock_folder
 
-AGAIN = "Repeat the command with --resume true once the cause is gone: nothing is trained twice."
+AGAIN = (
+    "The run is saved. Repeat with --resume true once the cause is gone: nothing is trained twice."
+)
 FOCUS_MAX_START = 6  # last frame of an episode where a window of the focus starts
 
 

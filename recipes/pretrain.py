@@ -44,7 +44,9 @@ STOPPED = (
     "`stop_on_alarm` stopped the run at update {step}: {alarms} It is saved; go on with --resume "
     "true --stop_on_alarm false, or begin anew with other settings."
 )
-AGAIN = "Repeat the command with --resume true once the cause is gone: nothing is trained twice."
+AGAIN = (
+    "The run is saved. Repeat with --resume true once the cause is gone: nothing is trained twice."
+)
 
 
 @dataclass
@@ -235,7 +237,7 @@ def main(args: PretrainArgs) -> None:
         log.update(step, loader.progress())
         if args.report_every and step % args.report_every == 0 and step < args.steps:
             whole, alarms = whole_model(accelerator, model), []
-            with told_only("The report on the way", "The next one is tried again."):
+            with told_only("The report on the way", "Training goes on."):
                 alarms = report.watch(whole, step, accelerator) if report else []
             if args.stop_on_alarm and (alarms := broadcast_object_list([alarms])[0]):
                 save_checkpoint(accelerator, args.output_dir, step, loader)

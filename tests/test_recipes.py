@@ -20,6 +20,7 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from data_fixtures import build_all
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 from lawm_hf import LAWMPolicy, LAWMProcessor
@@ -106,8 +107,12 @@ def test_a_run_that_is_watched_trains_as_if_it_were_not_and_an_alarm_can_stop_it
         mock.patch("lawm_hf.analysis.health.LatentHealth.alarms", alarms),
         pytest.raises(RuntimeError, match="at update 2: The latents are dead"),
     ):
-        pretrain(tmp_path, **watched, stop_on_alarm=True)
+        pretrain(tmp_path, **watched, stop_on_alarm=True, report_to=["tensorboard"])
     assert [line["step"] for line in lines()] == [1, 2]
+    (events,) = {path.parent for path in tmp_path.rglob("events.out*")}
+    tracked = EventAccumulator(str(events)).Reload().Tags()
+    assert tracked["images"] == ["imagined"]
+    assert "health/swap_gap_share" in tracked["scalars"]
     pretrain(tmp_path, **watched, resume=True)
     assert_same_weights(tmp_path, four_straight)
     assert [line["step"] for line in lines()] == [1, 2, 3]

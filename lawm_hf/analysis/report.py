@@ -21,6 +21,8 @@ from .health import LatentHealth, latent_health
 
 logger = get_logger(__name__)
 
+# Trackers that show pictures, and how they are told that channels are last.
+_IMAGE_OPTIONS = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
 
@@ -164,10 +166,11 @@ class LatentReport:
         lines.append(json.dumps({"step": step} | numbers | {"alarms": alarms}))
         write_text_atomic(path, "".join(f"{line}\n" for line in lines))
         accelerator.log({f"health/{name}": value for name, value in numbers.items()}, step=step)
+        pixels = np.asarray(Image.open(picture).convert("RGB"))
         for tracker in accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                pixels = np.asarray(Image.open(picture).convert("RGB"))
-                tracker.log_images({"imagined": pixels[None]}, step=step)
+            if tracker.name in _IMAGE_OPTIONS:
+                options = _IMAGE_OPTIONS[tracker.name]
+                tracker.log_images({"imagined": pixels[None]}, step=step, **options)
         for alarm in alarms:
             logger.warning("Update %d: %s", step, alarm)
         return alarms

@@ -19,7 +19,7 @@ _CHANGEABLE = {
     "world_model_learning_rate", "weight_decay", "warmup_steps", "min_lr_ratio", "max_grad_norm",
     "world_model_max_grad_norm", "ema_decay", "augment", "mixed_precision", "compile",
     "gradient_checkpointing", "log_every", "save_every", "report_every", "eval_source",
-    "report_to", "push_to_hub", "import",
+    "stop_on_alarm", "report_to", "push_to_hub", "import",
 }
 # fmt: on
 

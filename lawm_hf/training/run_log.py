@@ -171,9 +171,7 @@ def told_only(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning(
-            "%s failed (%s: %s). The run is saved. %s", what, type(error).__name__, error, remedy
-        )
+        logger.warning("%s failed (%s: %s). %s", what, type(error).__name__, error, remedy)
 
 
 def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[Any] = ()) -> None:
