@@ -39,7 +39,7 @@ LAYERS = {
     "training": {"models", "arguments", "hub", "writing"},
     "evaluation": {"models", "data", "envs", "metrics", "writing"},
     "hub": {"models", "writing"},
-    "analysis": {"models", "data", "metrics"},
+    "analysis": {"models", "data", "metrics", "writing"},
     "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
     "arguments": {"writing"},
