@@ -1,43 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the loader reads, one JSON line per source; CPU time, so a busy machine changes little.
+"""How many windows a CPU second does the loader bring from a mixture, beside the loaders of others?
 
-    python benchmarks/dataloading.py [--clips 24] [--windows 400] [--lerobot] [--workers 0 1 2]
+    OMP_NUM_THREADS=1 python benchmarks/dataloading.py [--clips 96] [--rounds 5]
 
-Synthetic clips of the real shapes and codecs: Something-Something as VP9, 426×240, 12 frames per
-second, 48 frames, one keyframe; the same encoded anew by `lawm-hf convert` as 128 px H.264 with a
-keyframe every 8 frames; a LeRobot v3.0 set of the latter's kind. Windows of 10 frames at 128 px.
-`need`: what one H100 could ask for at most, from the operations of a joint update at the paper's
-sizes (BAKU, world model 50m, forward and backward, counted by torch) at 40 % of its 989 dense bf16
-TFLOP/s, against 16 cores at the measured rates.
+Two sets of synthetic clips in the shape and at the bit rate of Something-Something (VP9, 426×240,
+12 frames a second, 48 frames, one keyframe), mixed 3 : 1; `lawm-hf convert` encodes both anew as
+128 px H.264 with a keyframe every 8 frames, as tar shards and as LeRobot v3 sets. Windows are 10
+frames of 128 px, batches 32, everything in this process, in turn A B B A.
+
+Beside ours, on the same files, whatever is installed: `LeRobotDataset` (by PyAV, and by torchcodec,
+its default), `StreamingLeRobotDataset`, `datasets.IterableDataset` (both need torchcodec, whose
+FFmpeg is to be found by the system), and stable-worldmodel's `VideoDataset` (put its folder on
+PYTHONPATH). One JSON line each; `ratio` is ours on the same files over theirs.
 """
 
 import argparse
 import json
-import platform
-import resource
 import shutil
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import av
 import numpy as np
+import peer_loaders as peers
+import torch
+from common import conditions, in_turn, report, spread
 from PIL import Image
+from torch import Tensor
 
-from lawm_hf import (
-    BakuConfig,
-    BakuPolicy,
-    DreamerV3Config,
-    DreamerV3WorldModel,
-    LawmForPretraining,
-)
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
-from lawm_hf.experiments.cost import pretraining_batch, training_cost
 
 WINDOW = WindowSpec(chunk_size=9, image_size=128, with_frames=True)  # x_t and nine more: 10 frames
-_BATCH = 32
+WEIGHTS, BATCH = (3.0, 1.0), 32
+MANY_BATCHES, FEW_BATCHES = 32, 8  # of a round: a second or more for either
 
 
 def textured_clip(seed: int, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -63,130 +63,127 @@ def build_ssv2(root: Path, num_clips: int) -> None:
     (labels / "train.json").write_text(json.dumps(rows))
     options = {"b": "180k", "deadline": "realtime", "cpu-used": "6"}
     for i in range(num_clips):
-        with av.open(str(videos / f"{i}.webm"), "w", format="webm") as out:
+        path = str(videos / f"{i}.webm")
+        if i >= 8:
+            shutil.copy(videos / f"{i % 8}.webm", path)
+            continue
+        with av.open(path, "w", format="webm") as out:
             stream = out.add_stream("libvpx-vp9", rate=12, options=options)
             stream.width, stream.height, stream.pix_fmt = 426, 240, "yuv420p"
             stream.time_base, stream.gop_size = Fraction(1, 12), 128
-            for frame in textured_clip(i % 8, 48, 240, 426):
+            for frame in textured_clip(i, 48, 240, 426):
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             out.mux(stream.encode())
 
 
-def measure(name: str, spec: str, num_windows: int, **options) -> float:
-    """Read windows in this process and print the rate; returns windows per CPU second."""
-    loader = make_loader(open_source(spec), WINDOW, _BATCH, cache_bytes=0, **options)
-    batches = iter(loader)
-    next(batches)
-    start, wall, memory = time.process_time(), time.perf_counter(), []
-    for _ in range(max(1, num_windows // _BATCH)):
-        next(batches)
-        memory.append(resident_megabytes())
-    count = max(1, num_windows // _BATCH) * _BATCH
-    rate = count / (time.process_time() - start)
-    report(
-        name,
-        windows_per_cpu_s=rate,
-        windows_per_wall_s=count / (time.perf_counter() - wall),
-        memory_mb_first_half=max(memory[: len(memory) // 2 + 1]),
-        memory_mb_second_half=max(memory[len(memory) // 2 :]),
-        **options,
-    )
-    return rate
+def build(root: Path, num_clips: int) -> dict[str, list[Path]]:
+    """Both sets in each form."""
+    made: dict[str, list[Path]] = {form: [] for form in ("webm", "shards", "lerobot", "videos")}
+    how = Conversion(image_size=128)
+    for name in ("a", "b"):
+        build_ssv2(root / name / "webm", num_clips)
+        made["webm"].append(root / name / "webm")
+        source = open_source(f"ssv2:{root / name / 'webm'}")
+        made["shards"].append(write_shards(source, root / name / "shards", how))
+        made["lerobot"].append(write_lerobot(source, root / name / "lerobot", how))
+        videos = peers.write_stable_worldmodel(made["shards"][-1], root / name / "videos")
+        made["videos"].append(videos)
+    return made
 
 
-def measure_workers(name: str, spec: str, num_windows: int, num_workers: int) -> None:
-    """Wall-clock rate of worker processes; the parent's own CPU time per batch beside it."""
-    loader = make_loader(open_source(spec), WINDOW, _BATCH, cache_bytes=0, num_workers=num_workers)
-    batches = iter(loader)
-    for _ in range(2 * num_workers):
-        next(batches)
-    start, cpu = time.perf_counter(), time.process_time()
-    for _ in range(max(1, num_windows // _BATCH)):
-        next(batches)
-    count = max(1, num_windows // _BATCH) * _BATCH
-    report(
-        name,
-        num_workers=num_workers,
-        windows_per_wall_s=count / (time.perf_counter() - start),
-        parent_cpu_ms_per_batch=1e3 * (time.process_time() - cpu) * _BATCH / count,
-    )
+def ours(specs: list[str], windows_per_visit: int | None = None) -> Iterator[Tensor]:
+    """Frames of our loader's batches."""
+    options = {"weights": WEIGHTS, "cache_bytes": 0, "windows_per_visit": windows_per_visit}
+    for batch in make_loader(specs, WINDOW, BATCH, **options):
+        yield batch["frames"]
 
 
-def measure_lerobot(root: Path, num_windows: int) -> float:
-    """The same windows by `LeRobotDataset` in random order."""
-    from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
+def all_sides(made: dict[str, list[Path]]) -> dict[str, tuple[str, Iterator[Tensor]]]:
+    """Of each side which of ours it is compared with, and its batches."""
+    webm = [f"ssv2:{root}" for root in made["webm"]]
+    shards = [f"wds:{root}/*.tar" for root in made["shards"]]
+    lerobot = [f"lerobot:{root}" for root in made["lerobot"]]
+    mix = (WEIGHTS, BATCH)
+    return {
+        "ours, webm": ("ours, webm", ours(webm)),
+        "ours, webm, one window per clip": ("ours, webm", ours(webm, 1)),
+        "ours, shards": ("ours, shards", ours(shards)),
+        "datasets, 8 windows per clip": (
+            "ours, shards",
+            peers.hf_datasets(made["shards"], *mix, windows_per_clip=8),
+        ),
+        "datasets, 1 window per clip": (
+            "ours, shards",
+            peers.hf_datasets(made["shards"], *mix, windows_per_clip=1),
+        ),
+        "stable-worldmodel": ("ours, shards", peers.stable_worldmodel(made["videos"], *mix)),
+        "ours, LeRobot v3": ("ours, LeRobot v3", ours(lerobot)),
+        "ours, LeRobot v3, one window per clip": ("ours, LeRobot v3", ours(lerobot, 1)),
+        "LeRobotDataset, pyav": (
+            "ours, LeRobot v3",
+            peers.lerobot_map(made["lerobot"], *mix, backend="pyav"),
+        ),
+        "LeRobotDataset, torchcodec": (
+            "ours, LeRobot v3",
+            peers.lerobot_map(made["lerobot"], *mix, backend="torchcodec"),
+        ),
+        "StreamingLeRobotDataset": (
+            "ours, LeRobot v3",
+            peers.lerobot_stream(made["lerobot"], *mix),
+        ),
+    }
 
-    meta = LeRobotDatasetMetadata("me/benchmark", root=root)
-    camera = meta.camera_keys[0]
-    deltas = {camera: [k / meta.fps for k in range(10)]}
-    dataset = LeRobotDataset(
-        "me/benchmark", root=root, delta_timestamps=deltas, return_uint8=True, video_backend="pyav"
-    )
-    order = np.random.default_rng(0).permutation(len(dataset))[:num_windows].tolist()
-    dataset[0]
-    start = time.process_time()
-    for index in order:
-        dataset[index]
-    rate = len(order) / (time.process_time() - start)
-    report("LeRobotDataset", windows_per_cpu_s=rate)
-    return rate
+
+def take(batches: Iterator[Tensor], count: int) -> None:
+    """Read batches, and see that they are what was asked for."""
+    for _ in range(count):
+        frames = next(batches)
+        wanted = (BATCH, 10, 3, 128, 128), torch.uint8
+        if (tuple(frames.shape), frames.dtype) != wanted:
+            raise SystemExit(f"A batch must be {wanted}, got {frames.shape}, {frames.dtype}.")
 
 
-def flops_per_window() -> float:
-    """Operations of pretraining per window, by torch's own count."""
-    policy = BakuPolicy(BakuConfig(latent_norm="batch"))
-    model = LawmForPretraining(policy, DreamerV3WorldModel(DreamerV3Config.from_preset("50m")))
-    cost = training_cost(model, pretraining_batch(model), batch_size=1, updates=1)
-    return cost.flops_per_window
-
-
-def resident_megabytes() -> float:
-    """Memory of this process now; its peak where `/proc` is missing."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def report(name: str, **values) -> None:
-    """One JSON line."""
-    rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in values.items()}
-    print(json.dumps({"source": name, **rounded, "machine": platform.machine()}), flush=True)
+def available(sides: dict[str, tuple[str, Iterator[Tensor]]]) -> dict[str, str]:
+    """The sides that run here, with their bases; the others are named."""
+    found = {}
+    for name, (base, batches) in sides.items():
+        try:
+            take(batches, 1)
+        except (ImportError, OSError, RuntimeError) as error:
+            if name.startswith("ours"):
+                raise
+            report(side=name, skipped=str(error).strip().splitlines()[0][:200])
+            continue
+        found[name] = base
+    return found
 
 
 def main() -> None:
-    """Build the clips, measure each source."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--clips", type=int, default=240)
-    parser.add_argument("--windows", type=int, default=1600)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--lerobot", action="store_true", help="compare with LeRobotDataset")
+    """Build the clips, measure each side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=96, help="of each of the two sets")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    torch.manual_seed(0)
     root = Path(tempfile.mkdtemp())
     try:
-        build_ssv2(root / "ssv2", args.clips)
-        webm = open_source(f"ssv2:{root / 'ssv2'}")
-        how = Conversion(image_size=128)
-        shards = write_shards(webm, root / "shards", how)
-        lerobot = write_lerobot(webm, root / "lerobot", how)
-        specs = {
-            "ssv2 webm": f"ssv2:{root / 'ssv2'}",
-            "shards of h264": f"wds:{shards}/*.tar",
-            "lerobot v3 mp4": f"lerobot:{lerobot}",
+        sides = all_sides(build(root, args.clips))
+        bases = available(sides)
+        sizes = {n: MANY_BATCHES if n in bases.values() else FEW_BATCHES for n in bases}
+        calls: dict[str, Callable[[], None]] = {
+            name: partial(take, sides[name][1], sizes[name]) for name in bases
         }
-        measure("ssv2 webm, naive", specs["ssv2 webm"], args.windows // 4, windows_per_visit=1)
-        for name, spec in specs.items():
-            measure(name, spec, args.windows, windows_per_visit=4)
-        rates = {n: measure(n, s, args.windows, windows_per_visit=8) for n, s in specs.items()}
-        if args.lerobot:
-            theirs = measure_lerobot(lerobot, args.windows // 4)
-            report("ratio to LeRobotDataset", ratio=rates["lerobot v3 mp4"] / theirs)
-        for num_workers in args.workers:
-            measure_workers("ssv2 webm", specs["ssv2 webm"], args.windows, num_workers)
-        most = 0.4 * 989e12 / flops_per_window()
-        for name, rate in rates.items():
-            share = 16 * rate / most
-            report(f"need, {name}", h100_windows_per_s=most, of_16_cores=16 * rate, share=share)
+        # Two rounds before: then ours has its 64 clips open, and the others' buffers are full.
+        times = in_turn(calls, args.rounds)
+        rates = {n: [1e3 * BATCH * sizes[n] / ms for ms in v] for n, v in times.items()}
+        for name, base in bases.items():
+            rate, rate_range = spread(rates[name])
+            ratios = sorted(o / t for o, t in zip(rates[base], rates[name], strict=True))
+            line = {"side": name, "windows_per_cpu_s": rate, "range": rate_range, "base": base}
+            line |= {"ratio": round(median(ratios), 2)}
+            line |= {"ratio_range": [round(ratios[0], 2), round(ratios[-1], 2)]}
+            where = conditions("av", "lerobot", "torchcodec", "datasets", "stable-worldmodel")
+            report(**line, rounds=args.rounds, **where)
     finally:
         shutil.rmtree(root)
 

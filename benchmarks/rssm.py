@@ -35,13 +35,15 @@ def their_core(clone: Path, config: DreamerV3Config) -> nn.Module:
     """Their RSSM of the same sizes."""
     sys.path.insert(0, str(clone))
     sys.modules.setdefault("torch.utils.tensorboard", MagicMock())  # of their logger
-    from rssm import RSSM as Theirs  # type: ignore
+    import rssm  # type: ignore
 
     sizes = {"stoch": config.num_categoricals, "deter": config.deter_size}
     sizes |= {"hidden": config.hidden_size, "discrete": config.num_classes}
     layers = {"img_layers": 1, "obs_layers": 1, "dyn_layers": 1, "blocks": config.num_blocks}
     rest = {"act": "SiLU", "unimix_ratio": config.unimix, "initial": "learned", "device": "cpu"}
-    return Theirs(SimpleNamespace(**sizes, **layers, **rest), config.embed_size, config.action_size)
+    return rssm.RSSM(
+        SimpleNamespace(**sizes, **layers, **rest), config.embed_size, config.action_size
+    )
 
 
 def our_core(size: str, wanted: int) -> RSSM:
