@@ -9,13 +9,13 @@ probabilities, and the first frame is reconstructed, too. Nothing of their code 
 """
 
 import argparse
-import json
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from authors import build_world_model
+from common import conditions, report
 from torch import Tensor
 
 from lawm_hf.models.configuration_dreamer import DreamerV3Config
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2)
     args = parser.parse_args()
     for size in args.sizes:
-        print(json.dumps(audit(args.peer_path, size, args.batch_size)), flush=True)
+        report(**audit(args.peer_path, size, args.batch_size) | conditions())
 
 
 if __name__ == "__main__":

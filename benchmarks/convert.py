@@ -10,16 +10,14 @@ of 128 px and, with `image_size` null, copied. `bytes_in` and `bytes_out` are pe
 """
 
 import argparse
-import json
-import platform
 import resource
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import av
+from common import conditions, report
 from dataloading import build_ssv2, textured_clip
 
 from lawm_hf.data import open_source
@@ -63,11 +61,8 @@ def measure(name: str, spec: str, raw: Path, pattern: str, image_size: int | Non
         "bytes_out": size(out, "*.tar") // count,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
     }
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent).stdout
-    about = {"clips": count, "image_size": image_size, "commit": commit.strip()}
-    about |= {"av": av.__version__, "machine": platform.machine()}
-    print(json.dumps({"source": name, **values, **about}), flush=True)
+    about = {"clips": count, "image_size": image_size}
+    report(source=name, **values, **about, **conditions("av"))
 
 
 def main() -> None:

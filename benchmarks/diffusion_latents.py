@@ -22,14 +22,14 @@ Measured on one thread of a heavily shared 2-core machine, one seed, after 100 s
 """
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import conditions
+from common import report as print_line
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -220,8 +220,8 @@ def main() -> None:
 def report(name: str, seed: int, run: Pretraining, values: dict[str, float]) -> None:
     """Print one line of JSON."""
     row = {"candidate": name, "seed": seed, "updates": run.updates, "seconds": run.spent} | values
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}))
-    sys.stdout.flush()
+    row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+    print_line(**row, **conditions())
 
 
 if __name__ == "__main__":

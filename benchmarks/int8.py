@@ -9,7 +9,6 @@ of other seeds), of everything or of the convolutions alone. One JSON line each.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from latency import conditions
+from common import conditions, report
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantType,
@@ -116,7 +115,7 @@ def main() -> None:
             line = {"form": name, "bytes": paths[name].stat().st_size, "cpu_ms": cpu_ms[name]}
             wins = play(player, range(args.episodes), lockstep=50)
             line |= {"episodes": len(wins), "successes": sum(wins)}
-            print(json.dumps(line | conditions()), flush=True)
+            report(**line | conditions("onnxruntime"))
 
 
 def time_in_turns(players: dict[str, OnnxPolicy], batch: Batch) -> dict[str, float]:

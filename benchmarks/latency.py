@@ -16,48 +16,25 @@ share of steps that were done within 1 / fps.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import conditions, report
 
 from lawm_hf.hub.onnx_export import export_onnx
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.models.auto_lawm import new_policy
 
 TASK = "go to the red cube"
+_PACKAGES = ("onnxruntime", "lerobot")
 ROUND = 20  # Calls of one form before the next has its turn.
 Form = Callable[[torch.Tensor, np.ndarray], Any]
-
-
-def conditions() -> dict[str, Any]:
-    """Where and with what this was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    versions = {}
-    for name in ("torch", "onnxruntime", "lerobot"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = cpus.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
-    return {
-        "commit": commit.stdout.strip(),
-        "versions": versions,
-        "cpu": f"{model}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-    }
 
 
 def onnx_form(policy: LAWMPolicy, processor: LAWMProcessor, threads: int) -> Form:
@@ -183,7 +160,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
                 if index >= 0:
                     wall[form].append(1e3 * (ends[0] - starts[0]))
                     cpu[form].append(1e3 * (ends[1] - starts[1]))
-    about = conditions()
+    about = conditions(*_PACKAGES)
     for form in forms:
         line: dict[str, Any] = {"policy": name, "form": form, "parameters": sizes[form]}
         line["calls"] = len(wall[form])
@@ -197,7 +174,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
         if "authors" in forms:
             rounds = [np.array(cpu[f]).reshape(-1, ROUND).mean(1) for f in ("authors", form)]
             line["times_authors"] = round(float(np.median(rounds[0] / rounds[1])), 2)
-        print(json.dumps(line | about), flush=True)
+        report(**line | about)
 
 
 def main() -> None:
@@ -218,7 +195,7 @@ def main() -> None:
 
         for form in args.forms:
             line = drive(args.robot, form, args.fps, args.seconds)
-            print(json.dumps(line | conditions()), flush=True)
+            report(**line | conditions(*_PACKAGES))
         return
     for name in args.policies:
         measure(name, args)

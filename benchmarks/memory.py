@@ -22,6 +22,7 @@ import sys
 from typing import Any
 
 import torch
+from common import conditions, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -143,7 +144,7 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row["real_peak_mb"] = int(done.stdout)
         rows.append(row)
-        print(json.dumps(row | {"torch": torch.__version__}), flush=True)
+        report(**row | conditions())
     columns = {name: title for name, title in COLUMNS.items() if name in rows[0]}
     print(f"\n| {' | '.join(columns.values())} |\n|{'|'.join(' --: ' for _ in columns)}|")
     for row in rows:

@@ -21,13 +21,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
+from common import conditions, cpu_ms, in_turn, ratios, spread
+from common import report as print_line
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -174,22 +174,6 @@ def tabletop_sides(is_finetuning: bool) -> dict[str, tuple]:
     return {"ours": side(is_bf16=False), "ours, bfloat16": side(is_bf16=True)}
 
 
-def cpu_ms(run: Callable[[], object]) -> float:
-    """CPU time of a call in milliseconds."""
-    start = time.process_time()
-    run()
-    return 1e3 * (time.process_time() - start)
-
-
-def measure(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
-    """CPU milliseconds of each side, in turn A B B A; two rounds before warm up."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for r in range(rounds + 2):
-        for name in sides if r % 2 else reversed(sides):
-            times[name].append(cpu_ms(sides[name]))
-    return {name: values[2:] for name, values in times.items()}
-
-
 def limits() -> dict[str, float]:
     """GFLOP/s of a large product and of a convolution, forward and backward; GB/s of a copy."""
     found = {}
@@ -246,29 +230,18 @@ def before_and_now(args: argparse.Namespace, row: str) -> None:
 
 def report(row: str, times: dict[str, list[float]], more: dict[str, dict], base: str) -> None:
     """Print one JSON line per side."""
-    machine = {
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "cpu": torch.cpu.get_capabilities().get("cpu_name"),
-        "threads": torch.get_num_threads(),
-        "load": [round(x, 1) for x in os.getloadavg()],
+    settings = {
         "allocator": os.environ.get("LD_PRELOAD", "glibc"),
         "matmul": torch.get_float32_matmul_precision(),
         "tuned": "--tuned" in sys.argv,
     }
     for name, values in times.items():
-        ratios = sorted(b / v for b, v in zip(times[base], values, strict=True))
-        line = {"row": row, "side": name, "ms": round(median(values), 1)}
-        line |= {"ms_range": [round(min(values), 1), round(max(values), 1)]}
-        line |= {"base": base, "ratio": round(median(ratios), 2)}
-        line |= {"ratio_range": [round(ratios[0], 2), round(ratios[-1], 2)]}
+        ms, ms_range = spread(values)
+        ratio, ratio_range = ratios(times, name, base)
+        line = {"row": row, "side": name, "ms": ms, "ms_range": ms_range}
+        line |= {"base": base, "ratio": ratio, "ratio_range": ratio_range}
         line |= {"ratio_of_best": round(min(times[base]) / min(values), 2), "rounds": len(values)}
-        print(json.dumps(line | more.get(name, {}) | machine), flush=True)
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        print_line(**line | more.get(name, {}) | settings | conditions())
 
 
 def main() -> None:
@@ -299,7 +272,7 @@ def main() -> None:
         else:
             built = tabletop_sides(row == "finetune")
         limit, more = limits(), {}
-        times = measure({name: side for name, (side, _) in built.items()}, args.rounds)
+        times = in_turn({name: side for name, (side, _) in built.items()}, args.rounds)
         for name, (side, model) in built.items():
             bound = bound_ms(side, model, limit, "_bf16" if "bfloat16" in name else "")
             count = sum(p.numel() for p in model.parameters())
