@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def slope(sizes: list[Any], costs: np.ndarray) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
-def measure_workers(num_batches: int, rounds: int) -> dict[str, Any]:
+def measure_workers(num_batches: int, rounds: int) -> Iterator[dict[str, Any]]:
     """CPU milliseconds of a window, this process and its workers together."""
     costs: dict[int, list[float]] = {n: [] for n in WORKERS}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +108,7 @@ def measure_workers(num_batches: int, rounds: int) -> dict[str, Any]:
                 del batches
     ms = [spread(costs[n], 2) for n in WORKERS]
     line = {"axis": "workers", "values": WORKERS, "sizes": WORKERS, "rounds": rounds}
-    return line | {"ms": [m for m, _ in ms], "ms_range": [r for _, r in ms]}
+    yield line | {"ms": [m for m, _ in ms], "ms_range": [r for _, r in ms]}
 
 
 def cpu_seconds() -> float:
@@ -156,7 +157,7 @@ def main() -> None:
     torch.set_num_threads(1)
     about = conditions("av")
     lines = []
-    for line in (*measure_updates(args.rounds), measure_workers(args.batches, 3)):
+    for line in chain(measure_updates(args.rounds), measure_workers(args.batches, 3)):
         lines.append(line | about)
         report(**lines[-1])
     if args.out:
