@@ -512,3 +512,61 @@ def test_an_option_with_a_name_of_lerobots_is_refused():
     AutoConfig.register("lawm_clash", ClashConfig, exist_ok=True)
     with pytest.raises(ValueError, match="must not be named as LeRobot's"):
         LeRobotLAWMConfig(policy_type="clash")
+
+
+DIFFUSION = {"down_dims": (16, 32), "step_embed_size": 32, "policy_type": "diffusion"}
+ACT = {
+    "policy_type": "lerobot:act",
+    "act_options": {"dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "n_encoder_layers": 1},
+    "image_size": 64,
+    "task_embed_size": 64,
+}
+KINDS = {"baku": {"num_layers": 1} | SMALL, "diffusion": DIFFUSION | SMALL, "act": ACT}
+
+
+def test_given_noise_decides_what_a_diffusion_policy_does():
+    policy = new_policy(policy_preset="tabletop", **KINDS["diffusion"]).eval()
+    batch = training_batch()
+    noise = policy.lawm.draw_noise(2, torch.Generator().manual_seed(3))["noise"]
+    generator = torch.Generator().manual_seed(3)
+    observation = policy.processor(**policy._observation(batch))
+    expected = policy.lawm.predict_action_chunk(generator=generator, **observation)
+    expected = policy.processor.unnormalize_actions(expected)
+    torch.testing.assert_close(policy.predict_action_chunk(batch, noise=noise), expected)
+    torch.testing.assert_close(policy.select_action(batch, noise=noise), expected[:, 0])
+    assert not policy.predict_action_chunk(batch, noise=-noise).allclose(expected)
+    with pytest.raises(ValueError, match=r"shape of the chunks, \(2, 10, 5\)"):
+        policy.predict_action_chunk(batch, noise=noise[:1])
+
+
+def test_a_policy_that_draws_nothing_ignores_noise():
+    policy = new_policy(policy_preset="tabletop", **KINDS["baku"]).eval()
+    batch = training_batch()
+    expected = policy.predict_action_chunk(batch)
+    assert policy.predict_action_chunk(batch, noise=torch.randn(2, 10, 5)).equal(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_policy_in_half_precision_acts_as_in_float32(kind, dtype):
+    torch.manual_seed(0)
+    policy = new_policy(policy_preset="tabletop", **KINDS[kind]).eval()
+    for _, weight in policy.lawm.named_part("action_head_prefixes").items():
+        torch.nn.init.normal_(weight, std=0.1)
+    batch, noise = training_batch(), torch.randn(2, 10, 5)
+    expected = policy.predict_action_chunk(batch, noise=noise)
+    policy.to("cpu", dtype)
+    chunk = policy.predict_action_chunk(batch, noise=noise)
+    assert chunk.dtype == torch.float32
+    torch.testing.assert_close(chunk, expected, atol=0.1, rtol=0)  # of actions in [-1, 1]
+    loss, _ = policy.train().forward(training_batch())
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_act_makes_every_tensor_where_its_weights_are():
+    policy = new_policy(policy_preset="tabletop", **ACT).lawm.eval().to("meta")
+    batch = {"pixel_values": torch.rand(2, 2, 3, 64, 64), "task_embeds": torch.rand(2, 64)}
+    batch |= {"state": torch.rand(2, 6), "actions": torch.rand(2, 10, 5)}
+    outputs = policy(**{name: value.to("meta") for name, value in batch.items()})
+    assert outputs.actions.device.type == outputs.loss.device.type == "meta"

@@ -91,6 +91,8 @@ class LeRobotActPolicy(LAWMPolicy):
     def __init__(self, config: LeRobotActConfig):
         super().__init__(config)
         self.act = ACT(config.to_act([f"view{i}" for i in range(config.num_views)]))
+        # ACT makes its latent, zeros, in float32, whatever its weights are.
+        self.act.encoder_latent_input_proj.register_forward_pre_hook(_as_weights)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -121,8 +123,9 @@ class LeRobotActPolicy(LAWMPolicy):
             state = pixel_values.new_zeros(len(pixel_values), max(1, self.config.state_size))
         if state_mask is not None:
             state = state * state_mask[:, None]
-        views = list(pixel_values.unbind(1))
-        batch = {OBS_IMAGES: views, OBS_STATE: state, OBS_ENV_STATE: task_embeds}
+        batch: dict[str, Any] = {OBS_STATE: state.to(self.dtype)}
+        batch[OBS_IMAGES] = list(pixel_values.to(self.dtype).unbind(1))
+        batch[OBS_ENV_STATE] = task_embeds.to(self.dtype)
         chunk: Tensor = self.act(batch)[0]  # (B, N, A)
         chunk = self.bound(chunk)
         if actions is None:
@@ -136,6 +139,12 @@ class LeRobotActPolicy(LAWMPolicy):
     def predict_action_chunk(self, **observation: Tensor) -> Tensor:
         """See `LAWMPolicy.predict_action_chunk`."""
         return self(**observation).actions
+
+
+def _as_weights(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """The input of a linear layer in the type of its weights."""
+    weight: Any = layer.weight
+    return (inputs[0].to(weight.dtype),)
 
 
 def _refuse_missing(view_mask: Tensor) -> None:

@@ -6,6 +6,7 @@ one that `LAWMPolicy.from_pretrained` loads, and the other way round.
 """
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -178,14 +179,23 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         return outputs.loss, {}
 
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
+    def predict_action_chunk(
+        self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any
+    ) -> Tensor:
         """Chunk in the robot's units, `(B, N, A)`, float32, on the device of the policy.
 
+        Args:
+            batch: Observations of LeRobot.
+            noise: Where a policy that samples starts, `(B, N, A)`; others have no use for it.
+
         Raises:
-            ValueError: If a number is not finite: no robot gets it.
+            ValueError: If `noise` has another shape, or a number is not finite: no robot gets it.
         """
         self.eval()
-        chunk = self.lawm.predict_action_chunk(**self.processor(**self._observation(batch)))
+        observation = self.processor(**self._observation(batch))
+        if noise is not None and "noise" in signature(self.lawm.predict_action_chunk).parameters:
+            observation["noise"] = self._checked(noise, len(observation["pixel_values"]))
+        chunk = self.lawm.predict_action_chunk(**observation)
         chunk = self.processor.unnormalize_actions(chunk.float())
         if not chunk.isfinite().all():
             raise ValueError(
@@ -195,12 +205,26 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         return chunk
 
     @torch.no_grad()
-    def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """The next action, `(B, A)`: aggregated over the chunks that reach it."""
+    def select_action(self, batch: dict[str, Any], **options: Any) -> Tensor:
+        """The next action, `(B, A)`: aggregated over the chunks that reach it.
+
+        Args:
+            batch: Observations of LeRobot.
+            **options: `noise`, where a chunk that is due starts.
+        """
         if self._aggregator.needs_chunk:
-            self._aggregator.add(self.predict_action_chunk(batch).cpu().numpy())
+            self._aggregator.add(self.predict_action_chunk(batch, **options).cpu().numpy())
         action = torch.from_numpy(self._aggregator.next_action())
         return action.float().to(self.lawm.device)
+
+    def _checked(self, noise: Tensor, batch_size: int) -> Tensor:
+        shape = (batch_size, self.lawm.config.chunk_size, self.lawm.config.action_size)
+        if noise.shape != shape:
+            raise ValueError(
+                f"`noise` must have the shape of the chunks, {shape}, got {tuple(noise.shape)}. "
+                "Draw it with `torch.randn`."
+            )
+        return noise.to(self.lawm.device, torch.float32)
 
     def _observation(self, batch: dict[str, Any]) -> dict[str, Any]:
         """LeRobot's batch as the processor wants it."""
