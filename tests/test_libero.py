@@ -17,6 +17,7 @@ pytest.importorskip("libero", reason="pip install 'lawm_hf[sim,libero]'")
 
 import lawm_hf.envs  # noqa: E402, F401  (registers the environment)
 from lawm_hf.data import open_source  # noqa: E402
+from lawm_hf.envs.libero import LiberoEnv  # noqa: E402
 from lawm_hf.envs.libero.expert import LiberoExpert  # noqa: E402
 from lawm_hf.envs.libero.recorder import record_libero  # noqa: E402
 
@@ -75,6 +76,31 @@ def test_observations_are_those_of_lerobots_own_pipeline(env):
             np.testing.assert_array_equal(image, tensor.round().permute(1, 2, 0).numpy())
 
 
+def test_an_episode_depends_on_its_initial_state_and_seed_whatever_was_played_before():
+    """The cabinet, whose drawer is open, lies where the seed says, in a used simulator, too."""
+
+    def play(start: int, seed: int, played: tuple[int, ...] = ()) -> tuple[list, np.ndarray]:
+        np.random.seed(start)  # What robosuite draws from, and the build is not seeded.
+        env = LiberoEnv("libero_spatial", task=4, image_size=32, fast_rendering=True)
+        for other in played:
+            env.reset(seed=other)
+            env.step(np.array([1, -1, 0, 0, 0, 0, 1.0]))
+        first, info = env.reset(seed=seed, options={"init_state": 3})
+        assert (info["seed"], info["init_state"]) == (seed, 3)
+        seen = [first, env.step(np.ones(7))[0]]
+        places = env.simulator.sim.model._model.body_pos.copy()
+        env.close()
+        return seen, places
+
+    (expected, places), (seen, same) = play(1, seed=0), play(2, seed=0, played=(11, 12))
+    np.testing.assert_array_equal(same, places)
+    for a, b in zip(expected, seen, strict=True):
+        np.testing.assert_array_equal(a["agent_pos"], b["agent_pos"])
+        for view in a["pixels"]:
+            np.testing.assert_array_equal(a["pixels"][view], b["pixels"][view])
+    assert np.abs(play(1, seed=5)[1] - places).max() > 1e-3, "another seed, other places"
+
+
 def test_the_expert_succeeds_and_the_initial_state_is_checked(env):
     env.reset(options={"init_state": 0})
     expert, is_over, steps, info = LiberoExpert(env), False, 0, {}
@@ -92,7 +118,7 @@ def test_a_recording_goes_on_where_it_was_interrupted_and_is_readable(tmp_path, 
     folder, options = tmp_path / "demos", {"image_size": 32, "fast_rendering": True}
     with pytest.raises(RuntimeError, match="gave 1 of 2"):
         record_libero(folder, tasks=[1], episodes=2, first_init_state=49, **options)
-    assert [p.name for p in folder.glob(".parts/*.pkl")] == ["01_49.pkl"]
+    assert [p.name for p in folder.glob(".parts/*.safetensors")] == ["01_49.safetensors"]
     monkeypatch.setattr("lawm_hf.envs.libero.recorder.LiberoEnv", None)  # Nothing to play.
     record_libero(folder, tasks=[1], episodes=1, first_init_state=49, **options)
     source = open_source(f"lerobot:{folder}")

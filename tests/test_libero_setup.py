@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """LIBERO's set-up, commands and recipe, as far as they go without the simulator."""
 
+import ast
 import importlib
 import json
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +16,9 @@ import yaml
 from test_recipes import recipe
 
 from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor, cli
+from lawm_hf.envs.libero import env as libero_env
 from lawm_hf.envs.libero import setup
-from lawm_hf.envs.libero.env import LiberoEnv, axis_angle, get_task
+from lawm_hf.envs.libero.env import SUITES, VIEWS, LiberoEnv, axis_angle, get_task
 from lawm_hf.envs.libero.recorder import record_libero
 from lawm_hf.evaluation import environments
 from lawm_hf.evaluation.libero_doctor import CheckError, Checks, check_policy, run_doctor
@@ -93,6 +96,53 @@ def test_missing_and_incomplete_assets_tell_the_remedy(package, tmp_path):
 def test_a_suite_is_suggested():
     with pytest.raises(ValueError, match="Did you mean `libero_object`"):
         get_task("libero_objects", 0)
+
+
+def test_episodes_are_as_long_as_lerobots():
+    pytest.importorskip("lerobot")
+    # Read, not imported: that module imports the simulator.
+    path = Path(next(iter(importlib.util.find_spec("lerobot").submodule_search_locations)))
+    tree = ast.parse((path / "envs/libero.py").read_text())
+    tables = [n.value for n in tree.body if isinstance(n, ast.AnnAssign) and n.value is not None]
+    assert SUITES in [ast.literal_eval(t) for t in tables if isinstance(t, ast.Dict)]
+
+
+@pytest.fixture
+def no_simulator(monkeypatch):
+    """LiberoEnv without LIBERO, as far as its constructor goes."""
+    task = SimpleNamespace(language="stack")
+    monkeypatch.setattr(libero_env, "prepare_libero", lambda: None)
+    monkeypatch.setattr(libero_env, "get_task", lambda suite, index: task)
+    monkeypatch.setattr(libero_env, "_load_init_states", lambda task: np.zeros((50, 3)))
+
+
+def test_the_authors_limit_can_be_asked_for(no_simulator):
+    """The paper's protocol is 300 steps for every suite, more than LeRobot's for some."""
+    assert LiberoEnv("libero_spatial")._max_episode_steps == 280
+    assert LiberoEnv("libero_spatial", episode_length=300)._max_episode_steps == 300
+    with pytest.raises(ValueError, match=r"at least 1 step, got 0\. Leave it out"):
+        LiberoEnv("libero_spatial", episode_length=0)
+
+
+def test_a_reset_says_which_seed_repeats_it(no_simulator):
+    raw = {"robot0_eef_pos": np.zeros(3), "robot0_eef_quat": np.array([0, 0, 0, 1.0])}
+    raw |= {"robot0_gripper_qpos": np.zeros(2)}
+    raw |= dict.fromkeys(VIEWS.values(), np.zeros((8, 8, 3), np.uint8))
+    calls = []
+    env = LiberoEnv("libero_10", image_size=8)
+    env._simulator = SimpleNamespace(
+        seed=lambda seed: calls.append(seed),
+        reset=lambda: calls.append("reset"),
+        set_init_state=lambda state: calls.append("state"),
+        step=lambda action: (raw, 0.0, False, {}),
+        robots=[],
+    )
+    _, info = env.reset(options={"init_state": 7})
+    assert info["init_state"] == 7
+    assert calls == [info["seed"], "reset", "state"], "fixtures are drawn in the simulator's reset"
+    _, again = env.reset(seed=info["seed"], options={"init_state": 7})
+    assert again == info
+    assert calls[3:] == calls[:3]
 
 
 @pytest.mark.parametrize("angle", [0.5, 3.0, 3.3])

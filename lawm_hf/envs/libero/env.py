@@ -13,7 +13,7 @@ from ..actions import checked_action
 from .meshes import simplify_rendering
 from .setup import prepare_libero
 
-# Steps after which an episode is given up; the usual ones, a little above the longest human demo.
+# Steps after which an episode is given up: LeRobot's. OpenVLA's differ in one: libero_spatial 220.
 SUITES = {
     "libero_spatial": 280,
     "libero_object": 280,
@@ -34,7 +34,8 @@ class LiberoEnv(gymnasium.Env):
     the wrist camera, uint8 `(H, W, 3)`, both turned by 180 degrees as in LeRobot's datasets; and
     float32 `(8,)`: position of the gripper, its rotation as axis-angle, two finger positions.
     Actions are float32 `(7,)` in [-1, 1]: translation, rotation, gripper (-1 opens, +1 closes). The
-    reward is 1 on success; an episode ends then, or after the suite's number of steps.
+    reward is 1 on success; an episode ends then, or after the suite's number of steps. It depends
+    on suite, task, initial state and seed alone, whatever was played before.
 
     The simulator is built by the first `reset`. Keep one alive per process and close it before the
     next: a second render context beside the first fails.
@@ -46,6 +47,7 @@ class LiberoEnv(gymnasium.Env):
         image_size: Side of the square views, in pixels.
         fast_rendering: Thinner visual meshes and no multisampling, for machines without a GPU. The
             pictures differ a little: use it for both recording and evaluation, or for neither.
+        episode_length: Steps after which an episode is given up; None: the suite's.
         render_mode: `"rgb_array"` only; `render` returns the fixed camera's view.
     """
 
@@ -59,13 +61,19 @@ class LiberoEnv(gymnasium.Env):
         image_size: int = 128,
         fast_rendering: bool = False,
         render_mode: str | None = "rgb_array",
+        episode_length: int | None = None,
     ):
+        if episode_length is not None and episode_length < 1:
+            raise ValueError(
+                f"`episode_length` must be at least 1 step, got {episode_length}. Leave it out for "
+                "the suite's own."
+            )
         prepare_libero()
         description = get_task(suite, task)
         self.suite, self.task, self.render_mode = suite, task, render_mode
         self.image_size, self.fast_rendering = image_size, fast_rendering
         self.task_description: str = description.language
-        self._max_episode_steps = SUITES[suite]
+        self._max_episode_steps = episode_length or SUITES[suite]
         self._init_states = _load_init_states(description)
         self._description = description
         self._simulator: Any = None
@@ -102,8 +110,12 @@ class LiberoEnv(gymnasium.Env):
         """Begin an episode from one of the benchmark's initial states.
 
         Args:
-            seed: Chooses the initial state, `seed % num_init_states`, unless `options` does.
+            seed: Draws the places of fixtures (cabinets, stoves), which the initial states lack,
+                and chooses the state, `seed % num_init_states`, unless `options` does. None: any.
             options: `{"init_state": index}`.
+
+        Returns:
+            The observation, and what repeats the episode: `{"seed": ..., "init_state": ...}`.
         """
         super().reset(seed=seed)
         if seed is None:
@@ -122,7 +134,7 @@ class LiberoEnv(gymnasium.Env):
         for _ in range(_SETTLE_STEPS):
             self._raw = self.simulator.step(_SETTLE_ACTION)[0]
         self._steps = 0
-        return self._observation(), {"is_success": False, "init_state": index}
+        return self._observation(), {"is_success": False, "init_state": index, "seed": seed}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Execute one action `(7,)`, clipped to [-1, 1]."""
@@ -154,7 +166,11 @@ class LiberoEnv(gymnasium.Env):
                 camera_heights=self.image_size,
                 camera_widths=self.image_size,
                 control_freq=CONTROL_HZ,
-                hard_reset=False,  # Same episodes to the bit (see `reset`), several times sooner.
+                ignore_done=True,  # It would refuse the 1000th step; `step` counts itself.
+                # Several times sooner than a new model, and the same to the bit (see `reset`). But
+                # for tasks that say what begins open, closed or turned on: each new model adds a
+                # draw before those of the fixtures, whose places then depend on how often.
+                hard_reset=False,
             )
         if self.fast_rendering:
             simplify_rendering(simulator.sim.model._model)
