@@ -31,6 +31,7 @@ from lawm_hf.hub.lerobot_export import export_for_lerobot
 pytest.importorskip("lerobot")
 
 import draccus
+from lerobot.common.train_utils import load_training_state, save_training_state
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.configs.parser import load_plugin
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -224,6 +225,58 @@ def test_a_latent_pretraining_run_starts_a_policy_for_another_robot(pretraining)
     )
 
 
+@pytest.mark.parametrize(
+    ("features", "state", "words"),
+    [(5, 8, "'action': 5, 'state': 8"), (7, 6, "'action': 7, 'state': 6")],
+)
+def test_a_saved_policy_refuses_a_robot_of_other_sizes_and_says_what_to_do(
+    folder, features, state, words
+):
+    config = PreTrainedConfig.from_pretrained(folder)
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (features,))}
+    meta = SimpleNamespace(features={"observation.state": {"shape": (state,)}})
+    with pytest.raises(ValueError, match=f"{words}.*policy.policy_type={folder} in place of"):
+        get_policy_class("lawm").from_pretrained(folder, config=config, dataset_meta=meta)
+
+
+def test_a_saved_policy_starts_one_for_a_robot_of_other_sizes_with_fresh_layers(folder):
+    saved = LAWMPolicy.from_pretrained(folder).state_dict()
+    policy = new_policy(("front", "wrist", "top"), policy_type=str(folder))
+    config = policy.lawm.config
+    assert (config.action_size, config.state_size, config.num_views) == (5, 6, 3)
+    ours = policy.lawm.state_dict()
+    other = {name for name in ours if ours[name].shape != saved[name].shape}
+    fresh = {name for name in ours if name in other or not ours[name].equal(saved[name])}
+    head = {f"{p}.{end}" for p in policy.lawm.action_head_prefixes for end in ("weight", "bias")}
+    assert other
+    assert fresh - other <= head
+    assert all(weight.isfinite().all() for weight in ours.values())
+    batch = training_batch() | {"observation.images.top": torch.rand(2, 3, 32, 32)}
+    assert policy.train().forward(batch)[0].isfinite()
+
+
+def test_a_saved_policy_keeps_its_last_layer_where_only_the_state_differs(folder):
+    saved = LAWMPolicy.from_pretrained(folder)
+    inputs = PreTrainedConfig.from_pretrained(folder).input_features
+    del inputs["observation.state"]
+    config = LeRobotLAWMConfig(
+        device="cpu",
+        policy_type=str(folder),
+        input_features=inputs,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
+    )
+    policy = get_policy_class("lawm")(config).lawm
+    head = policy.named_part("action_head_prefixes")
+    assert policy.config.state_size == 0
+    before = saved.named_part("action_head_prefixes")
+    assert all(weight.equal(before[name]) for name, weight in head.items())
+
+
+def test_other_options_of_a_saved_policy_than_its_robots_sizes_cannot_change(folder):
+    with pytest.raises(RuntimeError, match=r"size mismatch|ignore_mismatched_sizes"):
+        new_policy(policy_type=str(folder), hidden_size=64)
+
+
 def test_the_loss_of_each_sample_averages_to_the_loss():
     policy = new_policy(policy_preset="tabletop", num_layers=1, augment=False, **SMALL).eval()
     batch = training_batch(4)
@@ -233,18 +286,73 @@ def test_the_loss_of_each_sample_averages_to_the_loss():
     torch.testing.assert_close(each.mean(), loss)
 
 
-def test_averaged_weights_are_saved_and_training_goes_on_with_its_own(tmp_path):
+@pytest.mark.parametrize("given", [False, True])
+def test_averaged_weights_are_saved_and_training_goes_on_with_its_own(tmp_path, given):
     policy = new_policy(policy_preset="tabletop", num_layers=1, ema_decay=0.9, **SMALL)
     policy.update()
+    first = policy.lawm.action_head.weight.detach().clone()
     with torch.no_grad():
         for parameter in policy.lawm.parameters():
             parameter.add_(1.0)
     policy.update()
     now = {k: v.clone() for k, v in policy.lawm.state_dict().items()}
-    policy.save_pretrained(tmp_path)
+    # Given as LeRobot gives what it has gathered from several processes.
+    policy.save_pretrained(tmp_path, state_dict=policy.state_dict() if given else None)
     saved = load_file(tmp_path / "model.safetensors")
-    assert not saved["action_head.weight"].equal(now["action_head.weight"])
+    decay = 1 - 2**-0.75  # of the second update, while it warms up
+    torch.testing.assert_close(saved["action_head.weight"], first + (1 - decay))
     assert all(v.equal(now[k]) for k, v in policy.lawm.state_dict().items())
+    assert not (tmp_path / "training_weights.safetensors").exists()  # not a checkpoint
+
+
+def learn(policy, optimizer, steps) -> None:
+    for step in steps:
+        torch.manual_seed(100 + step)
+        policy.train().forward(training_batch())[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        policy.update()
+
+
+def test_a_resumed_run_with_averaged_weights_is_the_one_that_was_never_interrupted(
+    tmp_path, monkeypatch
+):
+    def optimizer_of(policy):
+        return policy.config.get_optimizer_preset().build(policy.get_optim_params())
+
+    folder = tmp_path / "000002/pretrained_model"
+    policy = new_policy(policy_preset="tabletop", num_layers=1, ema_decay=0.9, **SMALL)
+    optimizer = optimizer_of(policy)
+    learn(policy, optimizer, [0, 1])
+    policy.save_pretrained(folder)
+    (folder / "train_config.json").write_text("{}")
+    save_training_state(folder.parent, 2, optimizer)
+    learn(policy, optimizer, [2, 3])
+    policy.save_pretrained(tmp_path / "whole/pretrained_model")
+
+    averaged = get_policy_class("lawm").from_pretrained(folder)
+    assert averaged._average is None  # to act with, or to start another run from
+    monkeypatch.setattr("sys.argv", ["train", f"--config_path={folder}/train_config.json"])
+    resumed = get_policy_class("lawm").from_pretrained(folder)
+    assert not resumed.lawm.action_head.weight.equal(averaged.lawm.action_head.weight)
+    optimizer = optimizer_of(resumed)
+    load_training_state(folder.parent, optimizer, None)
+    learn(resumed, optimizer, [2, 3])
+    resumed.save_pretrained(tmp_path / "resumed/pretrained_model")
+    for name in ("model.safetensors", "training_weights.safetensors"):
+        one, other = (
+            load_file(tmp_path / run / "pretrained_model" / name) for run in ("whole", "resumed")
+        )
+        assert one.keys() == other.keys()
+        assert all(value.equal(other[key]) for key, value in one.items()), name
+
+
+def test_averages_of_shards_are_refused():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, ema_decay=0.9, **SMALL)
+    weight = policy.lawm.action_head.weight
+    weight.data = weight.data[:5]  # what FSDP leaves a process
+    with pytest.raises(ValueError, match=r"shards.*ema_decay=0"):
+        policy.update()
 
 
 def test_a_policy_acts_step_by_step_and_asks_its_network_only_when_due():

@@ -64,7 +64,8 @@ class LeRobotLAWMConfig(PreTrainedConfig):
         n_action_steps: Steps between two calls of the policy.
         aggregation: How overlapping chunks become one action: uniform, exponential or none; see
             `ChunkAggregator`.
-        ema_decay: Highest decay of averaged weights, which are then saved; 0 turns it off.
+        ema_decay: Highest decay of averaged weights, which are then saved; 0 turns it off. A
+            checkpoint also has the weights as they are, with which a resumed run goes on.
         optimizer_lr: Peak learning rate.
         optimizer_vision_lr: Peak learning rate of the vision encoder.
         optimizer_weight_decay: AdamW's weight decay, on matrices only.

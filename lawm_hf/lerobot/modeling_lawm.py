@@ -13,23 +13,22 @@ from typing import Any, Self
 import draccus
 import torch
 import torch.nn.functional as F
-from diffusers.training_utils import EMAModel
 from huggingface_hub import ModelCard
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
-from transformers import MODEL_MAPPING
 
 from ..data.images import fitted_size
 from ..data.source import Resize
 from ..evaluation.rollout import ChunkAggregator
 from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
-from ..models.auto_lawm import is_address
 from ..training.optimizer import parameter_groups
 from ..writing.atomic import read_json, write_text_atomic
+from .averages import AveragedPolicy, resume
 from .configuration_lawm import LeRobotLAWMConfig, option_names
+from .start import check_sizes, new_policy
 
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
@@ -61,7 +60,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         super().__init__(config)
         if lawm is None or processor is None:
             config.validate_features()
-            lawm, processor = _new(config)
+            lawm, processor = new_policy(config)
         self.lawm: Any = lawm
         self.processor = processor
         config.adopt(self.lawm.config)
@@ -70,7 +69,8 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             processor.set_statistics({k: v for k, v in named.items() if v is not None})
         if dataset_meta is not None:
             processor.center_tasks([str(task) for task in dataset_meta.tasks.index])
-        self._ema: EMAModel | None = None
+        self._average: AveragedPolicy | None = None
+        self._num_weights = sum(p.numel() for p in self.lawm.parameters())
         self.reset()
 
     @classmethod
@@ -87,13 +87,14 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         """Load a folder or Hub repository, whichever library has saved it.
 
         Raises:
-            ValueError: If weights are missing or left over, or no processor with statistics is
-                there.
+            ValueError: If weights are missing or left over, no processor with statistics is there,
+                or the robot has other sizes.
         """
         del strict  # always
         path, hub = str(pretrained_name_or_path), {k: kwargs[k] for k in _HUB_KEYS if k in kwargs}
         if config is None:
             config = PreTrainedConfig.from_pretrained(path, **hub)
+        check_sizes(config, dataset_meta, path)
         lawm = LAWMPolicy.from_pretrained(path, config=config.to_transformers(), **hub)
         processor = LAWMProcessor.from_pretrained(path, **hub)
         if not processor.action_stats:
@@ -103,21 +104,20 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
                 "--policy.pretrained_latent."
             )
         policy = cls(config, dataset_stats, dataset_meta, lawm, processor)
-        return policy.to(config.device).eval()
+        policy.to(config.device).eval()
+        policy._average = resume(policy.lawm, path, config.ema_decay)
+        return policy
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         """Write what transformers writes, and LeRobot's own keys into the same `config.json`."""
         if state_dict is not None:
-            prefix = "lawm."
-            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items()}
-        elif self._ema is not None:
-            self._ema.store(self.lawm.parameters())
-            self._ema.copy_to(self.lawm.parameters())
+            state_dict = {k.removeprefix("lawm."): v for k, v in state_dict.items()}
+        if self._average is not None:
+            weights = state_dict or self.lawm.state_dict()
+            state_dict = self._average.save(self.lawm, weights, save_directory)
         self.lawm.save_pretrained(save_directory, state_dict=state_dict)
-        if state_dict is None and self._ema is not None:
-            self._ema.restore(self.lawm.parameters())
         self.processor.save_pretrained(save_directory)
         file = save_directory / "config.json"
         ours = draccus.encode(self.config, PreTrainedConfig)
@@ -148,14 +148,22 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         return parameter_groups(self.lawm, c.optimizer_lr, c.optimizer_weight_decay, vision)
 
     def update(self) -> None:
-        """After each update of the optimiser: average the weights, if asked to."""
+        """After each update of the optimiser: average the weights, if asked to.
+
+        Raises:
+            ValueError: If this process has a part of them only.
+        """
         if not self.config.ema_decay:
             return
-        if self._ema is None:
-            decay = self.config.ema_decay
-            parameters = self.lawm.parameters()
-            self._ema = EMAModel(parameters, decay=decay, use_ema_warmup=True, power=0.75)
-        self._ema.step(self.lawm.parameters())
+        if self._num_weights != sum(p.numel() for p in self.lawm.parameters()):
+            raise ValueError(
+                "Averaged weights need whole weights in each process, got shards (FSDP), whose "
+                "averages LeRobot does not gather to save them. Pass --policy.ema_decay=0, train "
+                "with DDP, or take recipes/finetune.py, which averages shards, too."
+            )
+        if self._average is None:
+            self._average = AveragedPolicy(self.lawm, self.config.ema_decay)
+        self._average.step(self.lawm)
 
     def reset(self) -> None:
         """A new episode begins."""
@@ -229,10 +237,11 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
     def _observation(self, batch: dict[str, Any]) -> dict[str, Any]:
         """LeRobot's batch as the processor wants it."""
         keys = list(self.config.image_features)
-        missing = [k for k in [*keys, "task"] if k not in batch]
+        needed = [*keys, *([OBS_STATE] if self.lawm.config.state_size else []), "task"]
+        missing = [k for k in needed if k not in batch]
         if missing:
             raise ValueError(
-                f"This policy needs {[*keys, 'task']}, got no {missing} among {sorted(batch)}. "
+                f"This policy needs {needed}, got no {missing} among {sorted(batch)}. "
                 "Rename with --rename_map, or give --task."
             )
         size, resize = self.lawm.config.image_size, self.config.resize
@@ -250,26 +259,6 @@ def _scaled(images: Tensor, size: int, resize: Resize) -> Tensor:
         images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
     top, left = (height - size) // 2, (width - size) // 2
     return images[..., top : top + size, left : left + size]
-
-
-def _new(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
-    """A fresh policy, or the policy of a latent pretraining run with a fresh last layer."""
-    options = config.to_transformers()
-    if config.pretrained_latent:
-        sizes = {k: getattr(options, k) for k in ("action_size", "state_size", "num_views")}
-        lawm = LAWMPolicy.from_latent_pretraining(config.pretrained_latent, **sizes)
-        processor = LAWMProcessor.from_pretrained(config.pretrained_latent, subfolder="processor")
-        return lawm, processor
-    if is_address(config.policy_type):
-        lawm = LAWMPolicy.from_pretrained(config.policy_type, config=options)
-        return lawm, LAWMProcessor.from_pretrained(config.policy_type)
-    policy_class: Any = MODEL_MAPPING[type(options)]
-    processor = LAWMProcessor(
-        image_size=options.image_size,
-        text_encoder=config.text_encoder,
-        task_embed_size=options.task_embed_size,
-    )
-    return policy_class(options), processor
 
 
 LawmPolicy = LeRobotLAWMPolicy  # Its former name.
