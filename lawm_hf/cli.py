@@ -38,8 +38,13 @@ class ConvertArgs(TaskArgs):
     )
     clips_per_part: int | None = arg(None, "clips in a shard or mp4", min=1)
     tasks: int = arg(os.cpu_count() or 1, "parts at a time: processes, jobs of Slurm or Ray", min=1)
+    num_workers: int | None = arg(None, "the former name of --tasks; 0: one", min=0)
     push_to: str = arg("", "USER/NAME on the Hub: upload as a private dataset")
     public: bool = arg(False, "with push_to: not private, if the licence of the data allows it")
+
+    def __post_init__(self):
+        if self.num_workers is not None:
+            self.tasks = max(1, self.num_workers)
 
 
 @dataclass

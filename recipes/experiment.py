@@ -79,8 +79,14 @@ class ExperimentArgs(TaskArgs):
         "{}", "JSON: group -> {name: [success rate, episodes]}, reference first", is_json=True
     )
     tasks: int = arg(2, "stages at a time, one thread each", min=1)
+    jobs: int | None = arg(None, "the former name of --tasks", min=1)
+    shard: str = arg("0/1", "a plan of before has it; now --executor divides", choices=("0/1",))
     dry_run: bool = arg(False, "say what would run, its shapes and its cost; run nothing")
     report_only: bool = arg(False, "run nothing; report on what is done and on the tables there")
+
+    def __post_init__(self):
+        if self.jobs is not None:
+            self.tasks = self.jobs
 
 
 def read_plan(args: ExperimentArgs) -> Plan:

@@ -9,9 +9,11 @@ import pytest
 from test_recipes import recipe
 
 from lawm_hf.arguments import parse_args, parse_json_options
+from lawm_hf.cli import ConvertArgs
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.models.text_lawm import TaskEncoder
 
+DOCS = Path(__file__).parent.parent / "docs"
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
 
 
@@ -28,6 +30,17 @@ def test_a_configuration_is_read_by_its_recipe(path):
     sources = getattr(args, "sources", None) or [getattr(args, "source", "")]
     for source in filter(None, sources):
         parse_spec(source)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*/plan.yaml")), ids=lambda p: p.parent.name)
+def test_the_plan_beside_a_published_report_still_runs(path):
+    assert parse_args(recipe("experiment").ExperimentArgs, [str(path)]).tasks == 2
+
+
+@pytest.mark.parametrize(("before", "tasks"), [("0", 1), ("1", 1), ("3", 3)])
+def test_a_conversion_takes_the_former_name_of_its_tasks(before, tasks):
+    line = ["folder", "videos", "--out", "shards", "--num_workers", before]
+    assert parse_args(ConvertArgs, line).tasks == tasks
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
