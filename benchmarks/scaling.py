@@ -101,20 +101,20 @@ def measure_workers(num_batches: int, rounds: int) -> Iterator[dict[str, Any]]:
                 batches = iter(loader)
                 for _ in range(32):  # 64 clips are open then, the queues full
                     next(batches)
-                before = cpu_seconds()
+                family = [psutil.Process(), *psutil.Process().children()]
+                before = cpu_seconds(family)
                 for _ in range(num_batches):
                     next(batches)
-                costs[n].append(1e3 * (cpu_seconds() - before) / num_batches / BATCH)
+                costs[n].append(1e3 * (cpu_seconds(family) - before) / num_batches / BATCH)
                 del batches
     ms = [spread(costs[n], 2) for n in WORKERS]
     line = {"axis": "workers", "values": WORKERS, "sizes": WORKERS, "rounds": rounds}
     yield line | {"ms": [m for m, _ in ms], "ms_range": [r for _, r in ms]}
 
 
-def cpu_seconds() -> float:
-    """Of this process and its children."""
-    here = psutil.Process()
-    return sum(sum(p.cpu_times()[:2]) for p in (here, *here.children(recursive=True)))
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Of all of them."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
