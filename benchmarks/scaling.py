@@ -34,10 +34,10 @@ from lawm_hf.training.accelerator import tune_cpu
 
 BASE = {"batch": 8, "chunk": 10, "resolution": 128, "preset": "1m", "views": 1}
 AXES: dict[str, list[Any]] = {
-    "batch": [2, 4, 8, 16, 32],
-    "chunk": [5, 10, 20, 40],
-    "resolution": [64, 96, 128, 192],
-    "preset": ["1m", "12m", "25m", "50m"],
+    "batch": [2, 4, 8, 16],
+    "chunk": [5, 10, 20],
+    "resolution": [64, 96, 128],
+    "preset": ["1m", "12m", "50m"],
     "views": [1, 2, 3],
 }
 WORKERS = [0, 1, 2, 4]
@@ -124,7 +124,7 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
 
     names = {"preset": "parameters of the pair, M", "resolution": "resolution, pixels"}
     figure, panels = plt.subplots(2, 3, figsize=(9, 5.4), layout="constrained")
-    for panel, line in zip(panels.flat, lines, strict=True):
+    for panel, line in zip(panels.flat, lines, strict=False):
         sizes, ms = np.array(line["sizes"]), np.array(line["ms"])
         low, high = np.array(line["ms_range"]).T
         panel.errorbar(sizes, ms, [ms - low, high - ms], fmt="o", ms=4, color="C0", capsize=2)
@@ -149,21 +149,33 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=64, help="that each number of workers reads")
+    parser.add_argument("--parts", nargs="+", default=["updates", "workers"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=32, help="that each number of workers reads")
     parser.add_argument("--out", type=Path, help="folder for the lines and the picture")
     args = parser.parse_args()
     tune_cpu()
     torch.set_num_threads(1)
-    about = conditions("av")
-    lines = []
-    for line in chain(measure_updates(args.rounds), measure_workers(args.batches, 3)):
-        lines.append(line | about)
-        report(**lines[-1])
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "scaling.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-        plot(lines, args.out / "scaling.png")
+    parts = {
+        "updates": lambda: measure_updates(args.rounds),
+        "workers": lambda: measure_workers(args.batches, args.rounds),
+    }
+    for line in chain.from_iterable(parts[part]() for part in args.parts):
+        line |= conditions("av")
+        report(**line)
+        if args.out:
+            keep(line, args.out)
+
+
+def keep(line: dict[str, Any], out: Path) -> None:
+    """Put a line among those of the folder, in the place of an earlier one of its axis; plot."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "scaling.jsonl"
+    texts = path.read_text().splitlines() if path.exists() else []
+    lines = {found["axis"]: found for found in map(json.loads, texts)} | {line["axis"]: line}
+    lines = {axis: lines[axis] for axis in (*AXES, "workers") if axis in lines}
+    path.write_text("".join(json.dumps(x) + "\n" for x in lines.values()))
+    plot(list(lines.values()), out / "scaling.png")
 
 
 if __name__ == "__main__":
