@@ -143,6 +143,8 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
         panel.set_ylim(0.7 * low.min(), 1.4 * high.max())
         panel.set_title(f"exponent {line['exponent']:.2f}", fontsize=10)
         panel.set_yticks(sorted({round(v, -1) for v in (ms.min(), np.median(ms), ms.max())}))
+    for panel in panels.flat[len(lines) :]:  # not measured yet
+        panel.set_visible(False)
     figure.savefig(path, dpi=110)
 
 
