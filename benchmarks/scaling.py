@@ -41,6 +41,7 @@ AXES: dict[str, list[Any]] = {
     "views": [1, 2, 3],
 }
 WORKERS = [0, 1, 2, 4]
+PARTS = ["updates", "workers"]
 
 
 @cache
@@ -151,7 +152,7 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["updates", "workers"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=32, help="that each number of workers reads")
     parser.add_argument("--out", type=Path, help="folder for the lines and the picture")
