@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One folder, both libraries: what either saves the other loads, with the same actions."""
 
+import functools
 import json
 import shutil
 from dataclasses import dataclass, fields
@@ -678,3 +679,102 @@ def test_act_makes_every_tensor_where_its_weights_are():
     batch |= {"state": torch.rand(2, 6), "actions": torch.rand(2, 10, 5)}
     outputs = policy(**{name: value.to("meta") for name, value in batch.items()})
     assert outputs.actions.device.type == outputs.loss.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["baku", "diffusion"])
+def test_compile_model_compiles_what_trains_and_what_acts(kind, monkeypatch):
+    calls = []
+
+    def compiled(function, **_):
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            calls.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    policy = new_policy(policy_preset="tabletop", compile_model=True, **KINDS[kind])
+    policy.train().forward(training_batch())
+    assert calls == ["_call_impl"]
+    policy.predict_action_chunk(training_batch())
+    assert calls[1] == "predict_action_chunk"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["baku", "diffusion"])
+def test_compile_model_compiles_training_and_acting_and_changes_neither(kind, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    plain, compiled = (
+        new_policy(policy_preset="tabletop", augment=False, compile_model=c, **KINDS[kind]).eval()
+        for c in (False, True)
+    )
+    compiled.lawm.load_state_dict(plain.lawm.state_dict())
+    batch, noise = training_batch(), torch.randn(2, 10, 5)
+    expected = plain.predict_action_chunk(batch, noise=noise)
+    torch.testing.assert_close(compiled.predict_action_chunk(batch, noise=noise), expected)
+    acting = len(graphs)
+    losses = []
+    for policy in (plain, compiled):
+        torch.manual_seed(0)
+        losses.append(policy.forward(batch)[0])
+    torch.testing.assert_close(*losses)
+    assert 0 < acting < len(graphs)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_have_targets_in_every_policy(kind):
+    policy = new_policy(policy_preset="tabletop", **KINDS[kind])
+    targets = policy._get_default_peft_targets()
+    modules = dict(policy.named_modules())
+    assert len(targets["target_modules"]) > 5
+    assert all(type(modules[n]).__name__ in {"Linear", "Conv1d"} for n in targets["target_modules"])
+    heads = tuple(targets["modules_to_save"])
+    assert heads
+    assert not any(name.startswith(heads) for name in targets["target_modules"])
+
+
+def test_an_adapter_learns_is_saved_with_the_statistics_of_its_data_and_loads(tmp_path):
+    peft = pytest.importorskip("peft")
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    policy = new_policy(policy_preset="tabletop", augment=False, **KINDS["baku"])
+    policy.save_pretrained(base)
+    config = PreTrainedConfig.from_pretrained(base)
+    config.pretrained_path = base
+    statistics = {
+        "observation.state": {"min": np.zeros(6), "max": np.ones(6)},
+        "action": {"min": -4 * np.ones(5), "max": 4 * np.ones(5)},
+    }
+    policy = LeRobotLAWMPolicy.from_pretrained(base, config=config, dataset_stats=statistics)
+    adapted = policy.wrap_with_peft(peft_cli_overrides={"method_type": "lora", "r": 4})
+    learning = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "action_head" in name for name in learning)
+    optimizer = torch.optim.AdamW(adapted.get_optim_params(), lr=0.01)
+    for _ in range(2):
+        adapted.train().forward(training_batch())[0].backward()
+        optimizer.step()
+    batch = training_batch()
+    expected = adapted.predict_action_chunk(batch)
+    adapted.save_pretrained(adapter)
+    adapted.config.save_pretrained(adapter)  # as LeRobot does
+
+    config = PreTrainedConfig.from_pretrained(adapter)
+    config.pretrained_path = adapter
+    policy = LeRobotLAWMPolicy.from_pretrained(base, config=config)
+    assert policy.processor.action_stats["max"] == [4.0] * 5
+    again = peft.PeftModel.from_pretrained(policy, adapter).eval()
+    torch.testing.assert_close(again.predict_action_chunk(batch), expected)
+
+
+def test_averaged_weights_and_adapters_exclude_each_other():
+    policy = new_policy(policy_preset="tabletop", ema_decay=0.9, **KINDS["baku"])
+    policy.config.pretrained_path = "somewhere"
+    with pytest.raises(ValueError, match=r"ema_decay=0"):
+        policy._validate_peft_config(None)

@@ -8,7 +8,8 @@ as they are imported; None stands for the policy's own default.
 
 import functools
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import draccus
 from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
@@ -66,6 +67,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
             `ChunkAggregator`.
         ema_decay: Highest decay of averaged weights, which are then saved; 0 turns it off. A
             checkpoint also has the weights as they are, with which a resumed run goes on.
+        compile_model: `torch.compile` the policy at its first use: in training, and to act.
         optimizer_lr: Peak learning rate.
         optimizer_vision_lr: Peak learning rate of the vision encoder.
         optimizer_weight_decay: AdamW's weight decay, on matrices only.
@@ -83,6 +85,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
     n_action_steps: int = 1
     aggregation: str = "none"
     ema_decay: float = 0.0
+    compile_model: bool = False
     # All identity: the policy's own processor normalises, in LeRobot as elsewhere.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: dict.fromkeys(
@@ -94,6 +97,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
     optimizer_weight_decay: float = 1e-4
     optimizer_grad_clip_norm: float = 1.0
     scheduler_warmup_steps: int = 50
+    processor: ClassVar[Any] = None  # the policy's, which holds the statistics of its data
 
     def __init__(self, **options: Any):
         for f in fields(self):
@@ -108,6 +112,12 @@ class LeRobotLAWMConfig(PreTrainedConfig):
                 f"`n_action_steps` must be from 1 to `chunk_size` = {self.chunk_size}, got "
                 f"{self.n_action_steps}."
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write LeRobot's file; where PEFT saves an adapter only, the processor, too."""
+        super()._save_pretrained(save_directory)
+        if self.use_peft and self.processor is not None:
+            self.processor.save_pretrained(save_directory)
 
     def __getattr__(self, name: str) -> Any:
         if name in option_names():  # of a policy that was imported after this was made

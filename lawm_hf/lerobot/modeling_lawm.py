@@ -26,6 +26,7 @@ from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
 from ..training.optimizer import parameter_groups
 from ..writing.atomic import read_json, write_text_atomic
+from .adapters import default_targets, find_processor
 from .averages import AveragedPolicy, resume
 from .configuration_lawm import LeRobotLAWMConfig, option_names
 from .start import check_sizes, new_policy
@@ -71,6 +72,11 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             processor.center_tasks([str(task) for task in dataset_meta.tasks.index])
         self._average: AveragedPolicy | None = None
         self._num_weights = sum(p.numel() for p in self.lawm.parameters())
+        config.processor = processor  # saved beside it where PEFT saves no policy
+        if config.compile_model:
+            self.lawm.compile()  # `forward`, in place: names of weights stay
+            predict = torch.compile(self.lawm.predict_action_chunk)
+            object.__setattr__(self.lawm, "predict_action_chunk", predict)
         self.reset()
 
     @classmethod
@@ -96,7 +102,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             config = PreTrainedConfig.from_pretrained(path, **hub)
         check_sizes(config, dataset_meta, path)
         lawm = LAWMPolicy.from_pretrained(path, config=config.to_transformers(), **hub)
-        processor = LAWMProcessor.from_pretrained(path, **hub)
+        processor = find_processor(config, path, hub)
         if not processor.action_stats:
             raise ValueError(
                 f"{path!r} must hold the statistics of its actions, and its processor has none. "
@@ -139,6 +145,23 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             setattr(card.data, name, getattr(ours, name))
         card.text += text
         return card
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """See `lawm_hf.lerobot.adapters`."""
+        return default_targets(self.lawm, "lawm.")
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        """As LeRobot does; and averaged weights are none of an adapter's.
+
+        Raises:
+            ValueError: If there is no saved policy to adapt, or weights are to be averaged.
+        """
+        super()._validate_peft_config(peft_config)
+        if self.config.ema_decay:
+            raise ValueError(
+                "Adapters are saved as they are: `ema_decay` must be 0 with PEFT, got "
+                f"{self.config.ema_decay}. Pass --policy.ema_decay=0."
+            )
 
     def get_optim_params(self) -> Any:
         """Groups: the vision encoder learns at a rate of its own; no decay on vectors."""

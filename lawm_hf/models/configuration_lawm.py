@@ -23,7 +23,7 @@ _LEROBOT_KEYS = {
     *("device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license"),
     *("pretrained_path", "pretrained_revision", "n_action_steps", "aggregation", "ema_decay"),
     *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment"),
-    *("views", "resize"),
+    *("views", "resize", "compile_model"),
     *("optimizer_lr", "optimizer_vision_lr", "optimizer_weight_decay"),
     *("optimizer_grad_clip_norm", "scheduler_warmup_steps"),
 }
