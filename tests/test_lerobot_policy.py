@@ -764,6 +764,7 @@ def test_an_adapter_learns_is_saved_with_the_statistics_of_its_data_and_loads(tm
     expected = adapted.predict_action_chunk(batch)
     adapted.save_pretrained(adapter)
     adapted.config.save_pretrained(adapter)  # as LeRobot does
+    assert not list(adapter.glob("*.py"))
 
     config = PreTrainedConfig.from_pretrained(adapter)
     config.pretrained_path = adapter

@@ -16,6 +16,7 @@ from lerobot.configs import NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 from lerobot.utils.constants import OBS_IMAGES
 
+from ..hub.lerobot_export import drop_remote_code
 from ..hub.licences import read_file
 from ..models import LAWMPolicyConfig
 from ..models.auto_lawm import policy_config
@@ -118,6 +119,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
         super()._save_pretrained(save_directory)
         if self.use_peft and self.processor is not None:
             self.processor.save_pretrained(save_directory)
+            drop_remote_code(save_directory)
 
     def __getattr__(self, name: str) -> Any:
         if name in option_names():  # of a policy that was imported after this was made
