@@ -9,6 +9,7 @@ named in the note of its part; the next call tries it again.
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -170,7 +171,7 @@ def _write_part(
     write_text_atomic(out / f".parts/{name}.json", json.dumps({"left_out": bad}))
 
 
-def _check_share(source: Source, num_bad: int, num_seen: int, bad: dict[int, str]) -> None:
+def _check_share(source: Source, num_bad: int, num_seen: int, bad: Mapping[Any, str]) -> None:
     """Nothing is marked as done that lost more clips than chance explains."""
     if num_bad == len(source.clips) or too_many_bad(num_bad, num_seen):
         raise ValueError(

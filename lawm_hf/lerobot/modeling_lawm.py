@@ -72,7 +72,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             processor.center_tasks([str(task) for task in dataset_meta.tasks.index])
         self._average: AveragedPolicy | None = None
         self._num_weights = sum(p.numel() for p in self.lawm.parameters())
-        config.processor = processor  # saved beside it where PEFT saves no policy
+        vars(config)["processor"] = processor  # saved beside it where PEFT saves no policy
         if config.compile_model:
             self.lawm.compile()  # `forward`, in place: names of weights stay
             predict = torch.compile(self.lawm.predict_action_chunk)
