@@ -174,10 +174,12 @@ def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
 
 
 EXPERIMENT = """
+import signal
 import sys
 from pathlib import Path
 from lawm_hf.experiments.plan import Run, Stage, run_stages
 from lawm_hf.writing.executors import Executor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 stage = Stage("pretrain", {}, Path(sys.argv[1], "stage"))
 run_stages([Run("b", "p", "t", 5, 0, (stage,))], Path(sys.argv[1]), Executor())
 """

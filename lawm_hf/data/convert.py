@@ -37,7 +37,12 @@ _Kind = type[ShardPart] | type[LeRobotPart]
 
 
 def write_shards(
-    source: Source, out: str | Path, how: Conversion, executor: Executor | None = None
+    source: Source,
+    out: str | Path,
+    how: Conversion,
+    executor: Executor | None = None,
+    *,
+    num_workers: int = 1,
 ) -> Path:
     """Write `train-*.tar` of `{key}.json` and a video each, and `index.jsonl`.
 
@@ -46,6 +51,7 @@ def write_shards(
         out: Folder to write.
         how: How to convert.
         executor: Who writes the parts, each a task; this process by default.
+        num_workers: Processes of this machine, where no executor is given.
 
     Returns:
         The folder; its spec is `wds:FOLDER/train-*.tar`.
@@ -67,7 +73,7 @@ def write_shards(
             source.features.cameras[0],
             source.name,
         )
-    _convert(ShardPart, source, out, how, executor or Executor())
+    _convert(ShardPart, source, out, how, executor or Executor(tasks=max(1, num_workers)))
     shards = sorted(out.glob("train-*.tar"))
     rows = [row for shard in shards for row in index_shard(shard, shard.name)]
     write_text_atomic(out / ShardSource.INDEX, "".join(json.dumps(row) + "\n" for row in rows))
@@ -75,7 +81,12 @@ def write_shards(
 
 
 def write_lerobot(
-    source: Source, out: str | Path, how: Conversion, executor: Executor | None = None
+    source: Source,
+    out: str | Path,
+    how: Conversion,
+    executor: Executor | None = None,
+    *,
+    num_workers: int = 1,
 ) -> Path:
     """Write a LeRobot v3.0 set with all cameras that every clip has, states and actions.
 
@@ -84,6 +95,7 @@ def write_lerobot(
         out: Folder to write.
         how: How to convert.
         executor: Who writes the parts, each a task; this process by default.
+        num_workers: Processes of this machine, where no executor is given.
 
     Returns:
         The folder; its spec is `lerobot:FOLDER`.
@@ -93,7 +105,7 @@ def write_lerobot(
         raise ValueError("A LeRobot set has pictures of one size: pass `image_size`.")
     cameras, fps = _common_cameras(source), _common_rate(source, how.fps)
     source.features, how = replace(source.features, cameras=cameras), replace(how, fps=fps)
-    _convert(LeRobotPart, source, out, how, executor or Executor())
+    _convert(LeRobotPart, source, out, how, executor or Executor(tasks=max(1, num_workers)))
     shape, names = [how.image_size, how.image_size, 3], ["height", "width", "channels"]
     info = {"video.fps": fps, "video.codec": "h264", "video.pix_fmt": "yuv420p"}
     video = {"dtype": "video", "shape": shape, "names": names, "info": info}
