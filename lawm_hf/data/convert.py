@@ -65,7 +65,7 @@ def write_shards(
                 f"Video files that are copied keep their frames, but `fps` is {how.fps:g}: pass "
                 "`image_size`, too, or leave `fps` out."
             )
-        _check_rates(source, how.fps)
+        _check_rates(source, _rates(source)[0], how.fps)
     if source.features.action_size or len(source.features.cameras) > 1:
         logger.warning(
             "Shards hold video of one camera, here %s, and instructions; what else %s has is left "
@@ -231,7 +231,7 @@ def _common_rate(source: Source, wanted: float | None) -> float:
             "shards`, which keeps the times of all frames."
         )
     if wanted is not None:
-        _check_rates(source, float(rate))
+        _check_rates(source, rates, float(rate))
     if varying:
         logger.warning(
             "The rate of %d of %d clips varies, such as in %s: of these the frames nearest to %g "
@@ -253,9 +253,8 @@ def _rates(source: Source) -> tuple[dict[int, float], list[int]]:
     return rates, varying
 
 
-def _check_rates(source: Source, fps: float) -> None:
+def _check_rates(source: Source, rates: dict[int, float], fps: float) -> None:
     """Refuse a rate of which there are no frames, or no actions."""
-    rates, _ = _rates(source)
     slow = [clip for clip, rate in rates.items() if rate < fps and not same_rate(rate, fps)]
     if slow:
         raise ValueError(
