@@ -235,16 +235,18 @@ def main(args: PretrainArgs) -> None:
                     scheduler.step()
                 optimizer.zero_grad()
         log.update(step, loader.progress())
+        alarms: list[str] = []
         if args.report_every and step % args.report_every == 0 and step < args.steps:
-            whole, alarms = whole_model(accelerator, model), []
+            whole = whole_model(accelerator, model)
             with told_only("The report on the way", "Training goes on."):
                 alarms = report.watch(whole, step, accelerator) if report else []
-            if args.stop_on_alarm and (alarms := broadcast_object_list([alarms])[0]):
-                save_checkpoint(accelerator, args.output_dir, step, loader)
-                raise RuntimeError(STOPPED.format(step=step, alarms=" ".join(alarms)))
-        if args.save_every and step % args.save_every == 0 and step < args.steps:
+            alarms = broadcast_object_list([alarms])[0] if args.stop_on_alarm else []
+        is_due = args.save_every and step % args.save_every == 0 and step < args.steps
+        if is_due or alarms:
             log.look()  # so that nothing is saved that is not finite
             save_checkpoint(accelerator, args.output_dir, step, loader)
+        if alarms:
+            raise RuntimeError(STOPPED.format(step=step, alarms=" ".join(alarms)))
     save_checkpoint(accelerator, args.output_dir, args.steps, loader)
     whole = whole_model(accelerator, model)
     if accelerator.is_main_process:

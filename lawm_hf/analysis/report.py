@@ -166,9 +166,9 @@ class LatentReport:
         lines.append(json.dumps({"step": step} | numbers | {"alarms": alarms}))
         write_text_atomic(path, "".join(f"{line}\n" for line in lines))
         accelerator.log({f"health/{name}": value for name, value in numbers.items()}, step=step)
-        pixels = np.asarray(Image.open(picture).convert("RGB"))
         for tracker in accelerator.trackers:
             if tracker.name in _IMAGE_OPTIONS:
+                pixels = np.asarray(Image.open(picture).convert("RGB"))
                 options = _IMAGE_OPTIONS[tracker.name]
                 tracker.log_images({"imagined": pixels[None]}, step=step, **options)
         for alarm in alarms:
