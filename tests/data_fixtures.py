@@ -7,6 +7,7 @@ The layouts follow the real sets; the values of states and actions name their cl
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from fractions import Fraction
 from pathlib import Path
@@ -252,6 +253,14 @@ def build_libero(root, num_demos=3):
             for key, value in parts.items():
                 demo[f"obs/{key}"] = value
     return root
+
+
+def copy_set(root: Path, spec: str, to: Path) -> tuple[Path, str]:
+    """Copy the set of a spec, below `root`, to another folder: its place and its spec there."""
+    scheme, _, location = spec.partition(":")
+    folder = location.removeprefix(str(root)).split("/")[1]
+    shutil.copytree(root / folder, to / folder)
+    return to / folder, f"{scheme}:{location.replace(str(root), str(to))}"
 
 
 def build_all(root: Path) -> dict[str, str]:

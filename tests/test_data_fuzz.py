@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from data_fixtures import build_all, read_stamp
+from data_fixtures import build_all, copy_set, read_stamp
 from test_data_sources import FORMATS, expected_stamp
 
 from lawm_hf.data import WindowSpec, make_loader, open_source
@@ -49,22 +49,20 @@ def test_damaged_files_are_skipped_and_counted_and_give_nothing_wrong(
     pristine, name, rounds, tmp_path, caplog
 ):
     root, specs = pristine
-    scheme, _, location = specs[name].partition(":")
-    folder = location.removeprefix(str(root)).split("/")[1]
     rng = np.random.default_rng([rounds, FORMATS.index(name)])
     num_bad = num_refused = num_wrong = num_named = 0
     caplog.set_level("WARNING")
     for round_number in range(rounds):
         copy = tmp_path / str(round_number)
-        shutil.copytree(root / folder, copy / folder)
-        files = sorted(p for p in (copy / folder).rglob("*") if p.suffix in DATA_SUFFIXES)
+        folder, spec = copy_set(root, specs[name], copy)
+        files = sorted(p for p in folder.rglob("*") if p.suffix in DATA_SUFFIXES)
         files = [p for p in files if "meta" not in p.parts]
         how = DAMAGES[round_number % len(DAMAGES)]
         if UNDETECTABLE.get(name) == how:
             continue
         damage(files[int(rng.integers(len(files)))], how, rng)
         try:
-            source = open_source(f"{scheme}:{location.replace(str(root), str(copy))}")
+            source = open_source(spec)
         except (OSError, ValueError) as error:  # nothing is left, and it says so
             num_refused += bool(str(error))
             continue

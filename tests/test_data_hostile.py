@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_fixtures import build_all, read_stamp
+from data_fixtures import build_all, copy_set, read_stamp
 from hostile_files import ATTACKS, SECRET, build_secret
 from test_data_sources import FORMATS
 
@@ -114,18 +114,15 @@ def pristine(tmp_path_factory):
 @pytest.mark.parametrize("rounds", [4, pytest.param(ROUNDS, marks=pytest.mark.slow)])
 def test_hostile_files_are_refused_or_skipped_and_named(pristine, name, rounds, tmp_path):
     root, specs = pristine
-    scheme, _, location = specs[name].partition(":")
-    folder = location.removeprefix(str(root)).split("/")[1]
     secret = build_secret(tmp_path / "secret")
     counts = {"refused": 0, "skipped": 0, "harmless": 0}
     wrong = []
     for number in range(rounds):
         rng = np.random.default_rng([number, FORMATS.index(name), rounds])
         copy = tmp_path / "set"
-        shutil.copytree(root / folder, copy / folder)
+        folder, spec = copy_set(root, specs[name], copy)
         attack = ATTACKS[name][number % len(ATTACKS[name])]
-        attack(copy / folder, rng, secret)
-        spec = f"{scheme}:{location.replace(str(root), str(copy))}"
+        attack(folder, rng, secret)
         found = in_a_child(lambda spec=spec: look(spec))
         faults = {k: v for k, v in found.items() if k in FAULTS and v}
         if faults or (secret / "canary").exists():
