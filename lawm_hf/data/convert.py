@@ -90,12 +90,7 @@ def write_lerobot(
 ) -> Path:
     """Write a LeRobot v3.0 set with all cameras that every clip has, states and actions.
 
-    Args:
-        source: What to convert.
-        out: Folder to write.
-        how: How to convert.
-        executor: Who writes the parts, each a task; this process by default.
-        num_workers: Processes of this machine, where no executor is given.
+    The arguments are those of `write_shards`.
 
     Returns:
         The folder; its spec is `lerobot:FOLDER`.

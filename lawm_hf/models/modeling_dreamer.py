@@ -285,7 +285,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
 def _spread(error: Tensor, steps: Tensor, num_steps: int) -> Tensor:
     """Errors `(B, n)` of some steps among all, `(B, N)`, scaled up to the expected mean."""
     spread = error.new_zeros(len(error), num_steps)
-    return spread.index_copy(1, steps.to(error.device), error * (num_steps / len(steps)))
+    return spread.index_copy(1, steps, error * (num_steps / len(steps)))
 
 
 def _init_truncated(weight: Tensor, fans: int, scale: float = 1.0) -> None:
