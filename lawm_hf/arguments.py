@@ -8,7 +8,6 @@ Nothing heavy is imported, so that `lawm-hf --help` is quick.
 import argparse
 import dataclasses
 import difflib
-import importlib
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .plugins import import_packages
 from .writing.executors import Executor
 from .writing.text import printable_lines
 
@@ -179,52 +179,6 @@ def missing_package(error: Exception) -> str:
         f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]', or in a clone "
         f"uv pip install -e '.[{_EXTRAS[package]}]'"
     )
-
-
-def import_packages(names: Iterable[str]) -> None:
-    """Import packages by name, looked up in the current folder too.
-
-    Raises:
-        ValueError: If one cannot be imported.
-    """
-    for name in names:
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise ValueError(
-                f"`--import` takes the names of packages or modules, but {name!r} cannot be "
-                f"imported: {type(error).__name__}: {error}. Install it, or start in the folder "
-                "that holds it."
-            ) from error
-
-
-def import_recorded(folder: str | Path) -> None:
-    """Import what a run has imported, by its `args.yaml`; but nothing that lies in its folder.
-
-    Raises:
-        ValueError: If a package cannot be imported, or came with the run: weights are no reason to
-            trust code.
-    """
-    from .writing.yaml_file import read_yaml
-
-    path = Path(folder, "args.yaml")
-    names = read_yaml(path).get("import") or [] if path.is_file() else []
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"`import` of {path} must be a list of packages, got {names!r}. Fix it.")
-    names = [name for name in names if name not in sys.modules]
-    for name in names:
-        for place in [Path.cwd(), *map(Path, sys.path)]:
-            found = place.joinpath(*name.split(".")).resolve()
-            if found.is_relative_to(path.parent.resolve()) and (
-                found.exists() or found.with_suffix(".py").exists()
-            ):
-                raise ValueError(
-                    f"{path} must not name code of its own folder to import, got {name!r}. If you "
-                    f"trust {found}, pass --import {name}."
-                )
-    import_packages(names)
 
 
 def as_flags(args: Any) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def _doctor(args: DoctorArgs) -> None:
 def _export(args: ExportArgs) -> None:
     if not args.onnx:
         raise ValueError("`lawm-hf export` needs a format. Add `--onnx`, the only one.")
-    from .arguments import import_recorded
     from .hub.onnx_export import export_onnx
+    from .plugins import import_recorded
 
     import_recorded(args.folder)
     path = export_onnx(args.folder, args.out, args.tasks)

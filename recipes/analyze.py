@@ -23,9 +23,10 @@ from lawm_hf.analysis import (
 )
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
-from lawm_hf.arguments import CommandArgs, arg, import_recorded, run_command
+from lawm_hf.arguments import CommandArgs, arg, run_command
 from lawm_hf.data import WindowSpec
 from lawm_hf.models import LAWMForPretraining, LAWMProcessor
+from lawm_hf.plugins import import_recorded
 from lawm_hf.writing.text import printable_lines
 from lawm_hf.writing.yaml_file import read_yaml
 

@@ -28,8 +28,6 @@ from tqdm import tqdm
 from lawm_hf.arguments import (
     TaskArgs,
     arg,
-    import_packages,
-    import_recorded,
     parse_json_options,
     run_command,
 )
@@ -39,6 +37,7 @@ from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.evaluation.rollout import ChunkAggregator, fingerprint, rollout
 from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.plugins import import_packages, import_recorded
 from lawm_hf.training import TrainingArgs, make_accelerator
 from lawm_hf.writing.atomic import run_lock, unlock_folder
 from lawm_hf.writing.executors import Task

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from lawm_hf.arguments import arg, import_recorded, parse_json_options, run_command
+from lawm_hf.arguments import arg, parse_json_options, run_command
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
 from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.models.auto_lawm import is_address, new_policy
+from lawm_hf.plugins import import_recorded
 from lawm_hf.training import (
     AveragedWeights,
     FocusedLoader,

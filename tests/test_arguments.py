@@ -14,12 +14,12 @@ from lawm_hf.arguments import (
     CommandArgs,
     arg,
     as_flags,
-    import_recorded,
     parse_args,
     parse_json_options,
     run_command,
 )
 from lawm_hf.data.spec import parse_spec
+from lawm_hf.plugins import import_recorded
 from lawm_hf.writing.text import get_logger
 from lawm_hf.writing.yaml_file import read_yaml
 

@@ -12,8 +12,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from test_recipes import recipe
 
 from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor
-from lawm_hf.arguments import import_packages, parse_args
+from lawm_hf.arguments import parse_args
 from lawm_hf.evaluation.environments import ask_environment
+from lawm_hf.plugins import import_packages
 
 MINE = '''
 """Somebody's environment, out of our tree: move a dot to the side that is named."""

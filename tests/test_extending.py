@@ -17,8 +17,9 @@ from world_model_contract import WorldModelContract
 pytest.importorskip("gymnasium")
 import gymnasium
 
-from lawm_hf.arguments import import_packages, parse_args
+from lawm_hf.arguments import parse_args
 from lawm_hf.models import LAWMForPretraining, LAWMPolicy, LAWMProcessor
+from lawm_hf.plugins import import_packages
 
 PAGE = Path(__file__).parent.parent / "docs/extending.md"
 FILES = dict(re.findall(r"```python\n# (dots/\w+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL))
