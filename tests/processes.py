@@ -1,5 +1,6 @@
 """Processes that train together on this machine's CPUs, as a launcher starts them."""
 
+import gc
 import json
 import os
 import signal
@@ -39,6 +40,7 @@ def fork(function: Callable[[], Any], log: Path, environment: dict[str, str]) ->
     pid = os.fork()
     if pid:
         return pid
+    gc.freeze()  # freeing what another test left may wait for threads that are not here
     code = 1
     try:
         sys.stdout = sys.stderr = log.open("w")  # pytest's would not let go of them

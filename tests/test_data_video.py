@@ -2,7 +2,9 @@
 """Which picture a video file shows at which time: rates, edits, rotation, colours, damage."""
 
 import struct
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -217,6 +219,15 @@ def test_of_several_streams_the_one_that_ffmpeg_takes_is_read(tmp_path):
             out.mux(stream.encode())
     frames = open_source(f"folder:{tmp_path}").decode(0, "video", np.arange(12), 64, "squash")
     assert [read_stamp(frame) for frame in frames] == [(1, t) for t in range(12)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_reading_a_video_starts_no_thread(tmp_path):
+    write(tmp_path / "push_it.mp4", stamped(0, 12, 240, 320))
+    source = open_source(f"folder:{tmp_path}")
+    before = len([*Path("/proc/self/task").iterdir()])
+    numbers(source)
+    assert len([*Path("/proc/self/task").iterdir()]) <= before
 
 
 def scene(name, size, count):

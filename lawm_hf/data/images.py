@@ -35,6 +35,8 @@ _EBML, _TAIL = b"\x1a\x45\xdf\xa3", 1 << 20  # how Matroska begins; how much of 
 # Where a video's matrix is not BT.601, which libswscale takes by default: BT.709, FCC, BT.2020 (two
 # forms) and SMPTE 240M, by their numbers in H.273.
 _OTHER_MATRICES = {1, 4, 7, 9, 10}
+# A newer PyAV scales by a thread per core, and a forked worker that frees them hangs.
+_ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 _FULL_RANGE, _BILINEAR = int(ColorRange.JPEG), int(Interpolation.BILINEAR)
 
 
@@ -196,7 +198,7 @@ class Video:
         width, height = fitted_size(*shown, size, resize)
         target = (height, width) if lying else (width, height)
         fitted = self._reformatter.reformat(
-            frame, *target, "rgb24", interpolation=_BILINEAR, **self._colours
+            frame, *target, "rgb24", interpolation=_BILINEAR, **self._colours, **_ONE_THREAD
         ).to_ndarray()
         return (fitted.transpose(1, 0, 2) if lying else fitted)[rows, columns]
 

@@ -6,6 +6,7 @@ split a second time what is split already. Give it `rank` and `world_size`, and 
 yourself.
 """
 
+import gc
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -192,6 +193,7 @@ class WindowLoader:
                 collate_fn=_unchanged,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch_factor if self.num_workers else None,
+                worker_init_fn=_leave_to_the_parent,
                 # Its own: drawing the workers' base seed would advance the global random state, and
                 # a resumed run would no longer draw the noise of the uninterrupted one.
                 generator=torch.Generator(),
@@ -301,3 +303,11 @@ class WindowLoader:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _leave_to_the_parent(worker: int) -> None:
+    """What a forked worker inherits is neither copied by collecting it nor freed here.
+
+    A decoder that is freed waits for its threads, and those are not in this process.
+    """
+    gc.freeze()
