@@ -5,7 +5,6 @@ mkdocs calls `on_files` and `on_page_markdown` (`hooks` in mkdocs.yml).
 """
 
 import dataclasses
-import importlib
 import os
 import posixpath
 import re
@@ -22,11 +21,7 @@ def commands() -> dict[str, type]:
     """The arguments of every command, by what is typed after `lawm-hf`."""
     from lawm_hf import cli
 
-    found = {}
-    for name in cli._RECIPES:
-        recipe = importlib.import_module(f"lawm_hf.recipes.{name}")
-        found[name] = getattr(recipe, f"{name.capitalize()}Args")
-    return found | {name: arguments for name, (_, arguments) in cli._COMMANDS.items()}
+    return {name: cli.flags_of(name) for name in (*cli.RECIPES, *cli.TOOLS)}
 
 
 def flags_markdown() -> str:

@@ -10,7 +10,6 @@ the beginning of each episode. Writes `analysis.json`, `report.md` and its pictu
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from lawm_hf.analysis import (
@@ -23,22 +22,13 @@ from lawm_hf.analysis import (
 )
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
-from lawm_hf.arguments import CommandArgs, arg, run_command
+from lawm_hf.arguments import run_command
+from lawm_hf.commands.analyze import AnalyzeArgs
 from lawm_hf.data import WindowSpec
 from lawm_hf.models import LAWMForPretraining, LAWMProcessor
 from lawm_hf.plugins import import_recorded
 from lawm_hf.writing.text import printable_lines
 from lawm_hf.writing.yaml_file import read_yaml
-
-
-@dataclass
-class AnalyzeArgs(CommandArgs):
-    """Arguments of `recipes/analyze.py`."""
-
-    pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
-    source: str = arg("auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop")
-    output_dir: str = arg("outputs/analyze", "where tables and pictures go")
-    seed: int = arg(0, "seed of swaps, permutations and the untrained policy", min=0)
 
 
 def main(args: AnalyzeArgs) -> None:

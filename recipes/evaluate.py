@@ -16,7 +16,6 @@ is said in `lawm_hf.evaluation.environments`.
 import importlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -26,11 +25,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lawm_hf.arguments import (
-    TaskArgs,
-    arg,
     parse_json_options,
     run_command,
 )
+from lawm_hf.commands.evaluate import EvaluateArgs
 from lawm_hf.evaluation import results
 from lawm_hf.evaluation.environments import Environment, ask_environment
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
@@ -42,35 +40,6 @@ from lawm_hf.training import TrainingArgs, make_accelerator
 from lawm_hf.writing.atomic import run_lock, unlock_folder
 from lawm_hf.writing.executors import Task
 from lawm_hf.writing.text import printable_lines
-
-
-@dataclass
-class EvaluateArgs(TaskArgs):
-    """Arguments of `recipes/evaluate.py`."""
-
-    policy: str = arg("outputs/finetune", "folder or Hub repository of a finetuned policy")
-    output_dir: str = arg("outputs/evaluate", "where results go")
-    env: str = arg("tabletop", "tabletop, libero, or the id of any gymnasium environment")
-    env_options: str = arg("{}", "JSON: further arguments of its constructor")
-    suite: str = arg("", "suite of tasks: reach, place2, place4; libero_object and so on")
-    episodes: int = arg(200, "episodes, where the seed is the initial state", min=1)
-    first_seed: int = arg(0, "first seed; recorded data start at 100000", min=0)
-    task_ids: list[int] = arg([], "tasks of the suite, if it has several; all by default", min=0)
-    trials: int = arg(10, "episodes of each of these tasks; LIBERO has 50", min=1)
-    first_init_state: int = arg(0, "first of the benchmark's initial states", min=0)
-    seeds: list[int] = arg(
-        [0], "play each initial state once per seed; it seeds a policy's noise", min=0
-    )
-    image_size: int = arg(0, "size to render, that of the training data; 0: its own", min=0)
-    fast_rendering: bool = arg(False, "LIBERO: thinner meshes; only if the data had them")
-    views: list[str] = arg([], "cameras, in the order of training; all by default")
-    aggregation: str = arg(
-        "none", "of overlapping chunks", choices=("none", "uniform", "exponential")
-    )
-    n_action_steps: int = arg(1, "steps between two calls of the policy", min=1)
-    lockstep: int = arg(50, "episodes played at once, if the environment allows it", min=1)
-    videos: int = arg(0, "videos of failures to write", min=0)
-    resume: bool = arg(False, "keep the episodes in output_dir and play the missing ones")
 
 
 def env_options(args: EvaluateArgs) -> dict[str, Any]:

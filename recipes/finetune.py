@@ -9,12 +9,13 @@ The world model is left behind and the last action layer is re-initialised (pape
 Writes a folder for `LAWMPolicy.from_pretrained` and `LAWMProcessor.from_pretrained`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from lawm_hf.arguments import arg, parse_json_options, run_command
+from lawm_hf.arguments import parse_json_options, run_command
+from lawm_hf.commands.finetune import FinetuneArgs
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
 from lawm_hf.hub import push_run, write_card
@@ -25,7 +26,6 @@ from lawm_hf.plugins import import_recorded
 from lawm_hf.training import (
     AveragedWeights,
     FocusedLoader,
-    TrainingArgs,
     freeze_unused,
     load_checkpoint,
     make_accelerator,
@@ -44,58 +44,6 @@ AGAIN = (
     "The run is saved. Repeat with --resume true once the cause is gone: nothing is trained twice."
 )
 FOCUS_MAX_START = 6  # last frame of an episode where a window of the focus starts
-
-
-@dataclass
-class FinetuneArgs(TrainingArgs):
-    """Arguments of `recipes/finetune.py`."""
-
-    output_dir: str = arg("outputs/finetune", "where the finetuned policy goes")
-    source: str = arg(
-        "tabletop:reach,episodes=200,seed=200000,demonstrations=25",
-        "demonstrations (lawm_hf.data.spec)",
-    )
-    pretrained: str = arg("", "folder or Hub repository of a pretraining run; empty: from scratch")
-    keep_action_head: bool = arg(False, "keep the last action layer instead of a fresh one")
-    transfer: str = arg(
-        "all",
-        "what is taken from it; trunk: all but the vision encoder",
-        choices=("all", "vision", "trunk"),
-    )
-    # Its frames are smaller than the views unless that run had --frame_size 64, and objects with
-    # them: the convolutions then start for another scale.
-    vision_from: str = arg(
-        "", "control, from scratch: run of pretraining whose world model lends its first two layers"
-    )
-    freeze_vision: bool = arg(False, "do not train the vision encoder")
-    policy_type: str = arg("baku", "from scratch: a registered model_type, or a folder or Hub id")
-    policy_preset: str = arg("tabletop", "from scratch: tabletop, or default: the paper's sizes")
-    policy_config: str = arg(
-        "", "from scratch: JSON overrides of the policy's configuration", is_json=True
-    )
-    text_encoder: str = arg("hashing", "from scratch: hashing, or a transformers text model id")
-    views: list[str] = arg([], "cameras, the main one first; all by default")
-    resize: str = arg(
-        "squash", "how frames become squares; the authors squash", choices=("squash", "crop")
-    )
-    focus_steps: int = arg(
-        0, "first updates that draw only the first 7 frames of each episode", min=0
-    )
-    augment: bool = arg(True, "random shift and colour jitter")
-    ema_decay: float = arg(
-        0.0, "highest decay of averaged weights, which are then saved; 0: off", min=0, max=1
-    )
-    steps: int = arg(500, "updates of the optimiser", min=1)
-    learning_rate: float | None = arg(
-        None, "peak learning rate of the policy; by default 1e-3, pretrained 5e-4", above=0
-    )
-    vision_learning_rate: float | None = arg(
-        None, "peak learning rate of its vision encoder; by default 3e-3, pretrained 3e-4", above=0
-    )
-    weight_decay: float = arg(
-        1e-4, "AdamW weight decay on matrices (not on biases and norms)", min=0
-    )
-    max_grad_norm: float = arg(1.0, "clip the gradient to this norm", above=0)
 
 
 def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMProcessor]:

@@ -9,7 +9,7 @@ import pytest
 from test_recipes import recipe
 
 from lawm_hf.arguments import parse_args, parse_json_options
-from lawm_hf.cli import ConvertArgs
+from lawm_hf.commands.convert import ConvertArgs
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.models.text_lawm import TaskEncoder
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments that the training recipes share, and which of them a resumed run may change."""
+"""Which arguments of a training recipe a resumed run may change."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..arguments import CommandArgs, arg, as_flags
+from ..arguments import TrainingArgs, as_flags
 from ..hub.licences import shareable
 from ..writing.yaml_file import read_yaml
 
@@ -22,48 +21,6 @@ _CHANGEABLE = {
     "stop_on_alarm", "report_to", "push_to_hub", "import",
 }
 # fmt: on
-
-
-@dataclass
-class TrainingArgs(CommandArgs):
-    """Arguments that pretraining and finetuning have in common."""
-
-    output_dir: str = arg("outputs", "where checkpoints, logs and results go")
-    seed: int = arg(0, "seed of initialisation, data order and sampling", min=0)
-    steps: int = arg(1000, "updates of the optimiser", min=1)
-    batch_size: int = arg(64, "windows per process and micro-batch", min=1)
-    gradient_accumulation_steps: int = arg(1, "micro-batches per update", min=1)
-    learning_rate: float = arg(1e-3, "peak learning rate of the policy", above=0)
-    vision_learning_rate: float = arg(
-        3e-3, "peak learning rate of the policy's vision encoder", above=0
-    )
-    weight_decay: float = arg(
-        1e-6, "AdamW weight decay on matrices (not on biases and norms)", min=0
-    )
-    warmup_steps: int = arg(50, "updates of linear warm-up", min=0)
-    min_lr_ratio: float = arg(
-        0.02, "learning rate at the end of the cosine, as a share of the peak", min=0, max=1
-    )
-    max_grad_norm: float = arg(10.0, "clip the policy's gradient to this norm", above=0)
-    mixed_precision: str | None = arg(
-        None,
-        "precision of the forward pass; by default what the launcher says",
-        choices=("no", "bf16", "fp16"),
-    )
-    compile: bool = arg(False, "torch.compile the model")
-    gradient_checkpointing: bool = arg(
-        False, "keep fewer activations and compute them again: less memory, more time"
-    )
-    num_workers: int = arg(0, "data loading processes; 0 loads in the main one", min=0)
-    log_every: int = arg(20, "updates between log lines", min=1)
-    save_every: int = arg(0, "updates between resumable checkpoints; 0 keeps only the last", min=0)
-    resume: bool = arg(False, "continue from the newest checkpoint in output_dir")
-    next_epoch: bool = arg(
-        False, "with resume: if the order of data cannot go on, begin at the next epoch"
-    )
-    overwrite: bool = arg(False, "start again in an output_dir that holds a run")
-    report_to: list[str] = arg([], "trackers", choices=("tensorboard", "wandb", "trackio"))
-    push_to_hub: str = arg("", "Hub repository to push the result to; private unless it exists")
 
 
 def changed_arguments(args: TrainingArgs) -> list[str]:

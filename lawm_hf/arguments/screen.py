@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is wrong is one screen: the rule, what was got, the remedy; no traceback."""
+
+import sys
+import traceback
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..writing.text import printable_lines
+
+# Which extra of ours brings an optional package.
+_EXTRAS = dict.fromkeys(("gymnasium", "mujoco", "matplotlib"), "sim") | {"tensorboard": "demo"}
+_EXTRAS |= dict.fromkeys(("datatrove", "ray"), "cluster")
+_EXTRAS |= dict.fromkeys(("lerobot", "draccus"), "lerobot")
+_EXTRAS |= dict.fromkeys(("libero", "robosuite", "bddl", "OpenGL"), "libero")
+
+
+@contextmanager
+def one_screen(argv: list[str]) -> Iterator[None]:
+    """End with `error: …` and code 2 instead of a traceback, unless `argv` has `--traceback`.
+
+    That flag is taken out of `argv`. An error that nobody has foreseen says where it came from.
+    """
+    show = "--traceback" in argv
+    argv[:] = [token for token in argv if token != "--traceback"]
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
+    except Exception as error:
+        if show:
+            raise
+        text = missing_package(error) or str(error)[:2000].strip()
+        if not isinstance(error, ValueError | OSError | ImportError) or not text:
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
+            text = f"{type(error).__name__}: {text} ({' > '.join(places)})"
+        fail(f"{text}\n(--traceback shows where this comes from.)")
+
+
+def missing_package(error: Exception) -> str:
+    """What to install, if an optional package is not there; else nothing."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ImportError) or package not in _EXTRAS:
+        return ""
+    return (
+        f"This needs the package `{package}`, which is not installed ({error}). "
+        f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]', or in a clone "
+        f"uv pip install -e '.[{_EXTRAS[package]}]'"
+    )
+
+
+def fail(reason: str) -> typing.NoReturn:
+    """End with `error: reason` and code 2."""
+    # File names and instructions are others' words: they must not steer a terminal.
+    print(f"error: {printable_lines(reason)}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)

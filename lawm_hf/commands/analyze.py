@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of `recipes/analyze.py`."""
+
+from dataclasses import dataclass
+
+from ..arguments import CommandArgs, arg
+
+
+@dataclass
+class AnalyzeArgs(CommandArgs):
+    """Show what the latent actions of a pretraining run have learned: tables and pictures."""
+
+    pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
+    source: str = arg("auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop")
+    output_dir: str = arg("outputs/analyze", "where tables and pictures go")
+    seed: int = arg(0, "seed of swaps, permutations and the untrained policy", min=0)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of `recipes/evaluate.py`."""
+
+from dataclasses import dataclass
+
+from ..arguments import TaskArgs, arg
+
+
+@dataclass
+class EvaluateArgs(TaskArgs):
+    """Measure the success rate of a policy in simulation, with its 95 % interval."""
+
+    policy: str = arg("outputs/finetune", "folder or Hub repository of a finetuned policy")
+    output_dir: str = arg("outputs/evaluate", "where results go")
+    env: str = arg("tabletop", "tabletop, libero, or the id of any gymnasium environment")
+    env_options: str = arg("{}", "JSON: further arguments of its constructor")
+    suite: str = arg("", "suite of tasks: reach, place2, place4; libero_object and so on")
+    episodes: int = arg(200, "episodes, where the seed is the initial state", min=1)
+    first_seed: int = arg(0, "first seed; recorded data start at 100000", min=0)
+    task_ids: list[int] = arg([], "tasks of the suite, if it has several; all by default", min=0)
+    trials: int = arg(10, "episodes of each of these tasks; LIBERO has 50", min=1)
+    first_init_state: int = arg(0, "first of the benchmark's initial states", min=0)
+    seeds: list[int] = arg(
+        [0], "play each initial state once per seed; it seeds a policy's noise", min=0
+    )
+    image_size: int = arg(0, "size to render, that of the training data; 0: its own", min=0)
+    fast_rendering: bool = arg(False, "LIBERO: thinner meshes; only if the data had them")
+    views: list[str] = arg([], "cameras, in the order of training; all by default")
+    aggregation: str = arg(
+        "none", "of overlapping chunks", choices=("none", "uniform", "exponential")
+    )
+    n_action_steps: int = arg(1, "steps between two calls of the policy", min=1)
+    lockstep: int = arg(50, "episodes played at once, if the environment allows it", min=1)
+    videos: int = arg(0, "videos of failures to write", min=0)
+    resume: bool = arg(False, "keep the episodes in output_dir and play the missing ones")

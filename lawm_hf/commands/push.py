@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lawm-hf push`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..arguments import CommandArgs, arg
+
+
+@dataclass
+class PushArgs(CommandArgs):
+    """Upload a run, with its card, to a Hub repository that is private unless it exists."""
+
+    folder: Path = arg(..., "output of a recipe", positional=True)
+    repository: str = arg(..., "USER/NAME on the Hub", positional=True)
+    revision: str | None = arg(None, "branch; the main one by default")
+    create_pr: bool = arg(False, "open a pull request instead")
+    tag: str = arg("", "tag for the commit")
+    allow_public: bool = arg(False, "even if a licence of the data forbids publishing")
+
+
+def main(args: PushArgs) -> None:
+    """Upload, and print the address of the commit."""
+    from ..hub import push_run
+
+    options = asdict(args)
+    del options["import_"]
+    print(push_run(**options))  # noqa: T201
