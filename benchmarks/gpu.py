@@ -38,13 +38,13 @@ from lawm_hf import (
     LAWMForPretraining,
 )
 from lawm_hf.data import WindowSpec, make_loader
-from lawm_hf.experiments.cost import GPU_PEAK, TrainingCost, pretraining_batch, training_cost
+from lawm_hf.experiments.cost import TrainingCost, pretraining_batch, training_cost
 from lawm_hf.training.throughput import peak_flops
 
 ROOT = Path(__file__).parents[1]
 MODES = ("fp32", "bf16", "bf16, compiled")
 # H100 SXM by NVIDIA's data sheet; the shares are assumptions, of which nothing was measured.
-PEAK, BANDWIDTH, SHARE_OF_PEAK, SHARE_OF_BANDWIDTH = GPU_PEAK["H100"], 3.35e12, 0.4, 0.7
+PEAK, BANDWIDTH, SHARE_OF_PEAK, SHARE_OF_BANDWIDTH = peak_flops("H100") or 0.0, 3.35e12, 0.4, 0.7
 # Weights, gradients and AdamW's two moments read, and all but the gradients written, in float32.
 BYTES_PER_PARAMETER = 28
 LAUNCH = 6e-6  # seconds of Python and driver for each operator that is not compiled: an assumption

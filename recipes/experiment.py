@@ -27,7 +27,7 @@ from lawm_hf.arguments import (
 from lawm_hf.commands.experiment import ExperimentArgs
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.experiments.cost import (
-    GPU_PEAK,
+    GPUS,
     UTILIZATION,
     TrainingCost,
     demonstration_batch,
@@ -92,7 +92,7 @@ def stage_cost(stage: Stage) -> TrainingCost:
 def dry_run(runs: list[Run]) -> None:
     """Say what would run: data, shapes, updates, operations, hours of a GPU."""
     stages = {stage.folder: stage for run in runs for stage in run.stages}
-    hours, costs = dict.fromkeys(GPU_PEAK, 0.0), {}
+    hours, costs = dict.fromkeys(GPUS, 0.0), {}
     missing: set[str] = set()
     for number, stage in enumerate(stages.values(), 1):
         args = stage_args(stage)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import LawmForPretraining, LAWMPolicy
+from ..training.throughput import peak_flops
 
-# Dense bf16 peak of one GPU in operations per second (NVIDIA's data sheets), and the share of it
-# that training is taken to reach. Assumptions: nothing of this was run on a GPU.
-GPU_PEAK = {"A100": 312e12, "H100": 989e12}
+# The GPUs to estimate for, and the share of their dense bf16 peak that training is taken to reach.
+# Assumptions: nothing of this was run on a GPU.
+GPUS = ("A100", "H100")
 UTILIZATION = 0.3
 _BATCH_SIZE = 2  # of the noise: the latent norm needs more than one
 
@@ -42,7 +43,9 @@ class TrainingCost:
 
     def gpu_hours(self, gpu: str) -> float:
         """Hours of one GPU at the assumed utilisation, if data come fast enough."""
-        return self.flops / (UTILIZATION * GPU_PEAK[gpu]) / 3600
+        peak = peak_flops(gpu)
+        assert peak is not None, f"training/throughput.py has no peak of {gpu}"
+        return self.flops / (UTILIZATION * peak) / 3600
 
 
 def training_cost(
