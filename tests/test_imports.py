@@ -40,7 +40,7 @@ LAYERS = {
     "evaluation": {"models", "data", "envs", "metrics", "writing"},
     "hub": {"models", "writing"},
     "analysis": {"models", "data", "metrics", "writing"},
-    "experiments": {"models", "analysis", "evaluation", "metrics", "writing"},
+    "experiments": {"models", "training", "analysis", "evaluation", "metrics", "writing"},
     "metrics": set(),
     "arguments": {"plugins", "writing"},
     "cli": {"arguments", "commands", "recipes"},
