@@ -14,7 +14,7 @@ from typing import Any
 from .arguments import CommandArgs, run_command
 
 RECIPES = ("pretrain", "finetune", "evaluate", "analyze", "experiment")
-TOOLS = ("data inspect", "convert", "libero record", "export", "push", "doctor")
+TOOLS = ("data inspect", "convert", "label", "libero record", "export", "push", "doctor")
 
 
 def flags_of(command: str) -> type[CommandArgs]:

@@ -5,6 +5,8 @@ r"""Joint latent-action pretraining of a policy and a world model, on video with
     accelerate launch recipes/pretrain.py recipes/configs/x.yaml --learning_rate 3e-4
     accelerate launch recipes/pretrain.py --objective supervised \
         --sources tabletop:reach,episodes=4000,views=front             # the paper's baseline
+    accelerate launch recipes/pretrain.py --objective supervised \
+        --sources lerobot:LABELLED,action=latent_action                # after `lawm-hf label`
 
 Writes `policy/`, `world_model/` and `processor/` below `output_dir`, the resumable state in
 `step_<n>/`, and at the end `health.json` and `strip.png`: what the latent actions have learned.
@@ -85,22 +87,24 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
 
 
 def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
-    """Windows of video for this process; of actions for the supervised baseline."""
+    """Windows of video for this process; of actions, or latents that are labels, if supervised."""
+    supervised = args.objective == "supervised"
+    judged_on = "none" if supervised else args.eval_source
+    sources = training_sources(args.sources, judged_on, args.held_out)
     window = WindowSpec(
         chunk_size=args.chunk_size,
         image_size=args.image_size,
         frame_interval_s=args.frame_interval_s or None,
         resize=args.resize,
-        with_frames=args.objective != "supervised",
-        with_actions=args.objective == "supervised",
+        with_frames=not supervised,
+        with_actions=supervised,
         # Latent actions come from pixels and words, as in the paper: the states of different robots
         # mean different things, and most video has none.
-        with_state=args.objective == "supervised",
+        with_state=supervised and not any(source.chunk_size for source in sources),
         max_start=None if args.max_start < 0 else args.max_start,
     )
-    judged_on = "none" if args.objective == "supervised" else args.eval_source
     return make_loader(
-        training_sources(args.sources, judged_on, args.held_out),
+        sources,
         window,
         weights=args.weights or None,
         batch_size=args.batch_size,
@@ -113,6 +117,16 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
     )
 
 
+def check_action_size(policy: torch.nn.Module, loader: WindowLoader) -> None:
+    """Refuse actions, or latents that are labels, of another size than the policy's."""
+    size, own = loader.sources[0].features.action_size, policy.config.action_size
+    if size != own:
+        raise ValueError(
+            f"The policy's actions must be of the data's size, {size}, got {own}. Pass "
+            f"--policy_config '{{\"action_size\": {size}}}'."
+        )
+
+
 def main(args: PretrainArgs) -> None:
     """Train, and show what was learned."""
     accelerator = make_accelerator(args)
@@ -122,6 +136,7 @@ def main(args: PretrainArgs) -> None:
     processor.center_tasks(loader.instructions())
     latent, report = args.objective != "supervised", None
     if not latent:
+        check_action_size(model, loader)
         processor.set_statistics(loader.stats())
     elif args.eval_source != "none" and accelerator.is_main_process:
         where = (args.eval_source, args.sources, loader.window, processor, args.output_dir)

@@ -44,7 +44,9 @@ LAYERS = {
     "metrics": set(),
     "arguments": {"plugins", "writing"},
     "cli": {"arguments", "commands", "recipes"},
-    "commands": {"arguments", "data", "hub", "envs", "evaluation", "plugins"},
+    "commands": {
+        *("arguments", "analysis", "data", "hub", "envs", "evaluation", "plugins", "writing"),
+    },
     "moved": set(),
     "__init__": {"moved", "models"},
     "lerobot": {"models", "envs", "data", "evaluation", "training", "hub", "writing"},

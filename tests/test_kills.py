@@ -17,6 +17,7 @@ from random import Random
 
 import pytest
 from data_fixtures import build_bridge, build_folder
+from test_labels import SIZES, save_run
 from test_recipes import recipe
 
 from lawm_hf import cli
@@ -123,6 +124,21 @@ def test_kills_of_a_conversion_lose_no_part(kind, tasks, tmp_path):
         "lerobot": ("bridge", build_bridge, ".parts/{}.safetensors"),
     }[kind]
     raw = build(tmp_path / "raw", 8)
+    kill_at_random(job, parts, tmp_path)
+
+
+def test_kills_of_a_labelling_lose_no_part(tmp_path):
+    def job(out: Path) -> None:
+        flags = ["--sources", f"folder:{raw}", "--image_size", "64", "--clips_per_part", "2"]
+        sys.argv = ["lawm-hf", "label", str(run), "--out", str(out), *flags]
+        cli.main()
+
+    def parts(out: Path) -> Done:
+        notes = sorted(out.glob(".parts/0*.json"))
+        return {n.stem: identity(out / f".parts/{n.stem}.safetensors") for n in notes}
+
+    raw = build_folder(tmp_path / "raw", 8)
+    run = save_run(tmp_path / "run", BakuPolicy(BakuConfig(hidden_size=32, num_layers=1, **SIZES)))
     kill_at_random(job, parts, tmp_path)
 
 

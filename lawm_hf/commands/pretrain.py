@@ -25,7 +25,7 @@ class PretrainArgs(TrainingArgs):
         [], "probability of each source per sample; equal by default", above=0
     )
     objective: str = arg(
-        "latent", "latent; supervised: on the sources' true actions; or a registered model_type"
+        "latent", "latent; supervised: on actions or labels of the sources; or a model_type"
     )
     objective_config: str = arg("", "JSON options of an objective from elsewhere", is_json=True)
     policy_type: str = arg("baku", "a registered model_type, or a folder or Hub id to go on from")

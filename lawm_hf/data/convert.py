@@ -107,6 +107,7 @@ def write_lerobot(
     features: dict[str, Any] = {camera_key(c): video for c in cameras}
     for key, size in vector_sizes(source).items():
         features[key] = {"dtype": "float32", "shape": [size], "names": None}
+    features |= how.columns.features if how.columns is not None else {}
     root = out / ".parts/dataset"
     shutil.rmtree(root, ignore_errors=True)
     writer = LeRobotWriter(root, features, (), fps, None)
@@ -202,6 +203,7 @@ def _is_done(kind: _Kind, source: Source, how: Conversion, out: Path, name: str)
 def _check_same_job(kind: _Kind, source: Source, out: Path, how: Conversion) -> None:
     """Refuse to go on with another source or other settings in the same folder."""
     job = {"clips": source.fingerprint(), "how": f"{kind.__name__} {how}"}
+    job |= {"columns": repr(how.columns)} if how.columns is not None else {}
     path = out / ".parts/job.json"
     if not path.is_file():
         write_text_atomic(path, json.dumps(job))

@@ -4,9 +4,9 @@
 import io
 import json
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,20 @@ from .formats.videos import VideoSource
 from .source import BadClipError, Resize, Source, nearest_frames
 
 _STATE, _ACTION = "observation.state", "action"
+
+
+class Columns(Protocol):
+    """What a conversion adds to each frame: picklable, and its `repr` says whose numbers they are.
+
+    Attributes:
+        features: For each column, LeRobot's `dtype`, `shape` and `names`.
+    """
+
+    features: dict[str, dict[str, Any]]
+
+    def __call__(self, source: Source, clip: int, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of the frames numbered `frames`, `(T,)`: `(T, *shape)` float32 each."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class Conversion:
             and their times, which a LeRobot set can hold only if all are of one rate.
         clips_per_part: Clips in one shard, or one mp4. 1000 clips of Something-Something are 90 MB:
             resuming a remote shard costs at most one download of it.
+        columns: Further columns of a LeRobot set.
     """
 
     image_size: int | None = None
@@ -40,6 +55,7 @@ class Conversion:
     crf: int = 20
     fps: float | None = None
     clips_per_part: int = 1000
+    columns: Columns | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if self.image_size is not None and (self.image_size < 2 or self.image_size % 2):
@@ -146,6 +162,8 @@ class LeRobotPart:
             if source.times(clip) is not None:
                 raise BadClipError(f"its rate varies, and {name} cannot be taken at other times")
             episode.vectors[name] = found.astype(np.float32)
+        if how.columns is not None:
+            episode.vectors |= how.columns(source, clip, numbers)
         cameras = source.features.cameras
         frames = {camera_key(c): how.read(source, clip, c, numbers) for c in cameras}
         for key, pictures in frames.items():

@@ -43,6 +43,8 @@ class Source(ABC):
         lengths: Frames of each clip of the whole table, or None if only opening a clip tells.
         files: For each clip of the whole table the number of the file it lies in, if reading is
             cheaper file by file (remote sets and tar shards); else None.
+        chunk_size: Actions `N` that each frame holds, a whole chunk, as `lawm-hf label` writes
+            them; None where a frame has one action, and a chunk is that of the frames that follow.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Source(ABC):
     clips: np.ndarray
     lengths: np.ndarray | None = None
     files: np.ndarray | None = None
+    chunk_size: int | None = None
 
     @property
     def commit(self) -> str | None:
@@ -113,7 +116,10 @@ class Source(ABC):
         return self.features.cameras
 
     def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """State `(T, P)` and actions `(T, A)` of the whole clip, float32, or None."""
+        """State `(T, P)` and actions `(T, A)` of the whole clip, float32, or None.
+
+        With a `chunk_size` actions are `(T, N, A)`.
+        """
         return None, None
 
     def sound_low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -123,12 +129,15 @@ class Source(ABC):
             BadClipError: If numbers are missing, too many or not finite; or whatever the format
                 raises.
         """
-        sizes, values = (self.features.state_size, self.features.action_size), self.low_dim(clip)
-        for name, size, found in zip(("state", "actions"), sizes, values, strict=True):
+        steps = () if self.chunk_size is None else (self.chunk_size,)
+        shapes = (self.features.state_size,), (*steps, self.features.action_size)
+        values = self.low_dim(clip)
+        for name, shape, found in zip(("state", "actions"), shapes, values, strict=True):
             if found is None:
                 continue
-            if found.ndim != 2 or found.shape[1] != size or not len(found):
-                raise BadClipError(f"{name} should have shape (T, {size}), got {found.shape}")
+            if found.shape[1:] != shape or not len(found):
+                wanted = ", ".join(map(str, shape))
+                raise BadClipError(f"{name} should have shape (T, {wanted}), got {found.shape}")
             if not np.isfinite(found).all():
                 raise BadClipError(f"{name} not finite")
         state, actions = (None if v is None else v.astype(np.float32, copy=False) for v in values)
@@ -147,7 +156,8 @@ class Source(ABC):
         for clip in self.clips[::stride].tolist():
             with bad.skipped(clip):
                 for name, values in zip(present, self.sound_low_dim(clip), strict=True):
-                    present[name] += [] if values is None else [values]
+                    if values is not None:
+                        present[name].append(values.reshape(-1, values.shape[-1]))
         return {k: statistics(np.concatenate(v)) for k, v in present.items() if v}
 
     def select(

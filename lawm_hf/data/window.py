@@ -30,7 +30,8 @@ class WindowSpec:
         views: Camera names, the main one first; the last part of a key is enough (`"front"` for
             `observation.images.front`). None takes all the source has.
         with_frames: Load x_t … x_{t+N} of the main camera.
-        with_actions: Load the N actions at t … t+N-1, at the source's own rate.
+        with_actions: Load the N actions at t … t+N-1, at the source's own rate; or the chunk of
+            frame t, where each frame holds one.
         with_state: Load the robot's state at t, if the source has one.
         max_start: Last frame of an episode at which a window may start.
     """
@@ -121,6 +122,11 @@ class WindowReader:
             raise ValueError(
                 f"`with_actions` needs actions, but {source.name} has none: it can only be used "
                 "for pretraining."
+            )
+        if window.with_actions and source.chunk_size not in (None, window.chunk_size):
+            raise ValueError(
+                f"`chunk_size` must be {source.chunk_size}, the steps of the chunks in "
+                f"{source.name}, got {window.chunk_size}."
             )
         if source.lengths is not None:
             window.frame_offsets(features.fps)  # raises now rather than at the first sample
@@ -238,9 +244,12 @@ class WindowReader:
             sample["state"] = decoded.state[start]
         if window.with_actions:
             assert decoded.actions is not None, "`decode` has seen to it"
-            steps = start + np.arange(window.chunk_size)
-            sample["actions"] = decoded.actions[np.minimum(steps, len(decoded.actions) - 1)]
-            sample["action_is_pad"] = steps >= len(decoded.actions)
+            if self.source.chunk_size is None:
+                steps, last = start + np.arange(window.chunk_size), len(decoded.actions) - 1
+                actions, is_pad = decoded.actions[np.minimum(steps, last)], steps > last
+            else:
+                actions, is_pad = decoded.actions[start], np.zeros(window.chunk_size, bool)
+            sample["actions"], sample["action_is_pad"] = actions, is_pad
         return sample
 
 

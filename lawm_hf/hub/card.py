@@ -4,6 +4,7 @@
 What was not measured says so. No folder of the machine gets into it.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..models import LAWMPolicy
-from .licences import SSV2, UNKNOWN, Licence, hub_id, licence, parents, read_file, shareable
+from .licences import (
+    SSV2,
+    UNKNOWN,
+    Licence,
+    hub_id,
+    label_sources,
+    licence,
+    parents,
+    read_file,
+    shareable,
+)
 from .text import cell, code, escape, literal, plain
 
 # In a wheel the template lies beside this file; in a checkout, where the reader looks for it.
@@ -90,6 +101,8 @@ def data_licences(args: dict[str, Any], record: dict[str, Any]) -> dict[str, Lic
     """Licence of each source, by its shareable spec; those of the pretraining data included."""
     sources = args.get("sources") or [args["source"]]
     licences = {shareable(spec): licence(spec) for spec in sources}
+    for seen in itertools.chain(*map(label_sources, sources)):  # by whoever labelled them
+        licences.setdefault(seen, licence(seen))
     if inherited := record.get("pretraining_sources"):
         return licences | {spec: licence(spec) for spec in inherited}
     for parent in map(shareable, parents(args)):
@@ -162,12 +175,14 @@ def diagnostics(health: dict[str, Any]) -> str:
 def _summary(args: dict[str, Any], is_trained: bool) -> str:
     if "sources" not in args:
         return f"A robot policy finetuned on demonstrations, {_origin(args)}."
-    kind = (
-        "A policy pretrained on video without action labels, jointly with a world model. Its "
-        "outputs are latent actions, so finetune it first."
-        if args["objective"] == "latent"
-        else "A policy pretrained on labelled actions, the paper's supervised baseline."
-    )
+    if args["objective"] != "supervised":
+        kind = "A policy pretrained on video without action labels, jointly with a world model. "
+        kind += "Its outputs are latent actions, so finetune it first."
+    elif any("action=latent_action" in spec.split(",") for spec in args["sources"]):
+        kind = "A policy pretrained on another one's latent actions as labels (`lawm-hf label`). "
+        kind += "Its outputs are latents, so finetune it first."
+    else:
+        kind = "A policy pretrained on labelled actions, the paper's supervised baseline."
     return kind if is_trained else f"**Planned; no checkpoint is published yet.** {kind}"
 
 

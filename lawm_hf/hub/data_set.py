@@ -2,6 +2,7 @@
 """A converted dataset: whose it is, and its way to the Hub."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,33 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from .. import hub
 from ..writing.atomic import write_text_atomic
-from .licences import ORIGIN_FILE, UNKNOWN, licence, origin, shareable
+from .licences import ORIGIN_FILE, UNKNOWN, label_sources, licence, origin, shareable
 from .push import check_repository
 from .text import plain
 
 
-def check_publication(spec: str, repository: str, public: bool) -> None:
+def check_publication(spec: str, repository: str, public: bool, seen: Sequence[str] = ()) -> None:
     """Find what must not be uploaded before it is converted.
 
     Args:
         spec: Of the source.
         repository: `user/name` of a dataset.
         public: Whether it shall be public.
+        seen: Specs of what the policy was trained on that labels it.
 
     Raises:
         ValueError: If the licence of the source forbids to pass it on, and the repository is public
             or shall be, or its name is none.
     """
     check_repository(repository)
-    source = _source(spec)
-    if _forbids(source) and (public or _is_public(repository)):
+    learned = [s for s in (*seen, *label_sources(spec, remote=True)) if not _allows_weights(s)]
+    claims = [source_of(spec), *learned]
+    source = next(filter(_forbids, claims), None)
+    if source is not None and (public or _is_public(repository)):
         got = "--public" if public else f"{repository!r}, which is public"
         raise ValueError(
-            f"Frames may be published only if the licence of the data allows it, and {source!r} is "
+            "Frames, and labels learned from them, may be published only if the licence of the "
+            f"data allows it, and {source!r} is "
             f"{licence(source).text}; got {got}. Nothing was converted or uploaded. Leave "
             "`--public` out, name a repository that is private or does not exist, and keep it so."
         )
@@ -39,7 +44,7 @@ def check_publication(spec: str, repository: str, public: bool) -> None:
 
 def describe_set(folder: Path, spec: str) -> None:
     """Write the card of a converted set, and where it comes from, for converting it again."""
-    source = _source(spec)
+    source = source_of(spec)
     found = licence(source)
     told = "See the licence of the original data." if found is UNKNOWN else f"{found.text}."
     card = f"# {plain(source.partition(':')[0])}, converted by lawm_hf\n\n{told}\n"
@@ -58,7 +63,7 @@ def push_set(folder: Path, repository: str, *, private: bool) -> None:
     )
 
 
-def _source(spec: str) -> str:
+def source_of(spec: str) -> str:
     """What the data were in the beginning; of two claims the one that forbids more."""
     claims = [found for found in (origin(spec, remote=True), shareable(spec)) if found]
     return next(filter(_forbids, claims), claims[0])
@@ -67,6 +72,10 @@ def _source(spec: str) -> str:
 def _forbids(source: str) -> bool:
     found = licence(source)
     return not found.allows_frames and found is not UNKNOWN
+
+
+def _allows_weights(source: str) -> bool:
+    return licence(source).allows_public_weights
 
 
 def _is_public(repository: str) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose data a checkpoint was trained on, by the specs of its sources, and what they demand."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from .text import plain
 
 logger = get_logger(__name__)
 
-ORIGIN_FILE = "source.json"  # of a converted set: what it was made of
+ORIGIN_FILE = "source.json"  # of a converted or labelled set: what it was made of
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,28 @@ _LIBERO_NAMES = re.compile(r"(?<![a-z])libero(?![a-z]|[-_]?(plus|pro|para|mem)(?
 
 
 def licence(spec: str) -> Licence:
-    """Of the data that a source spec names; judged by name where the scheme does not tell."""
+    """Of the data that a source spec names; judged by name where the scheme does not tell.
+
+    Labels follow what the policy that said them was trained on, where that forbids more.
+    """
+    labelled_by = (licence(seen) for seen in label_sources(spec))
+    forbidding = (found for found in labelled_by if not found.allows_public_weights)
+    return next(forbidding, None) or _licence_of_frames(spec)
+
+
+def _licence_of_frames(spec: str) -> Licence:
     scheme = spec.partition(":")[0].partition(",")[0]
     known = {"tabletop": TABLETOP, "ssv2": SSV2, "bridge": BRIDGE, "libero": LIBERO}
     if scheme in known:
         return known[scheme]
     name = spec.lower()
     # Converted, or pretrained on: the first must not be missed.
-    name += f" {origin(spec)}".lower()
+    made_of = origin(spec)
+    name += f" {made_of}".lower()
     for names, found in ((_SSV2_NAMES, SSV2), (_BRIDGE_NAMES, BRIDGE), (_LIBERO_NAMES, LIBERO)):
         if names.search(name):
             return found
-    return UNKNOWN
+    return known.get(made_of.partition(":")[0].partition(",")[0], UNKNOWN)
 
 
 def origin(spec: str, remote: bool = False) -> str:
@@ -78,14 +89,28 @@ def origin(spec: str, remote: bool = False) -> str:
         spec: Of any source.
         remote: Ask the Hub, too, if that is where it lies.
     """
+    return str(_origin_file(spec, remote).get("source", ""))
+
+
+def label_sources(spec: str, remote: bool = False) -> list[str]:
+    """Of a set that `lawm-hf label` has written, what the policy that labelled it has seen.
+
+    Arguments as of `origin`; of other sets nothing.
+    """
+    labels = _origin_file(spec, remote).get("labels")
+    found = labels.get("sources") if isinstance(labels, dict) else None
+    return [str(source) for source in found] if isinstance(found, list) else []
+
+
+def _origin_file(spec: str, remote: bool) -> dict[str, Any]:
     location = spec.partition(",")[0].partition(":")[2]
     # Of shards the spec ends in a pattern.
     for folder in (Path(location).expanduser(), Path(location).expanduser().parent):
         if location and (folder / ORIGIN_FILE).is_file():
-            return str(read_file(str(folder), ORIGIN_FILE).get("source", ""))
+            return read_file(str(folder), ORIGIN_FILE)
     if remote and (repository := hub_id(spec.partition(":")[2])):
-        return str(read_file(repository, ORIGIN_FILE, "dataset").get("source", ""))
-    return ""
+        return read_file(repository, ORIGIN_FILE, "dataset")
+    return {}
 
 
 def shareable(spec: str) -> str:
@@ -135,7 +160,8 @@ def pretraining_sources(pretrained: str) -> list[str] | None:
         if not before:
             return None
         own = [*own, *before]
-    return [shareable(spec) for spec in [*own, *filter(None, map(origin, own))]]
+    more = [*map(origin, own), *itertools.chain(*map(label_sources, own))]
+    return list(dict.fromkeys(shareable(spec) for spec in [*own, *filter(None, more)]))
 
 
 def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Episode:
     Args:
         task: The (first) instruction.
         length: Frames `T`.
-        vectors: Features of shape `(T, size)`, float32.
+        vectors: Features of shape `(T, size)` or `(T, rows, size)`, float32.
         images: Features that are pictures in the table: `T` PNG files each.
         histograms: For each camera, how often each byte value occurs, `(3, 256)`.
         truth: Further columns for `meta/<robot_type>_truth.parquet`, `T` rows each.

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .episode import Episode
+from .statistics import QUANTILES, ColumnStatistics
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FILE_SIZE_IN_MB = 16  # Several files even for small sets: readers shuffle and parallelise by file.
-_QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 _TIMESTEP = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
@@ -52,7 +52,7 @@ class LeRobotWriter:
         }
         self.features = features | {k: v | {"names": None} for k, v in scalars.items()}
         self._schema = _data_schema(self.features)
-        self._columns: dict[str, list[np.ndarray]] = {}
+        self._columns: dict[str, ColumnStatistics] = {}
         self._histograms: dict[str, np.ndarray] = {}
         self._episodes: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ class LeRobotWriter:
         self._open_file().write_table(pa.table(arrays, schema=self._schema))
         self._file_bytes += sum(len(png) for pngs in episode.images.values() for png in pngs)
         for name, values in columns.items():
-            self._columns.setdefault(name, []).append(values)
+            self._columns.setdefault(name, ColumnStatistics()).add(values)
         for name, counts in episode.histograms.items():
             self._histograms[name] = self._histograms.get(name, 0) + counts
         self._episodes.append(self._episode_row(index, [*dict.fromkeys(tasks)], length))
@@ -158,7 +158,7 @@ class LeRobotWriter:
         return {
             name: _image_stats(self._histograms[name], self._num_frames)
             if name in self._histograms
-            else _vector_stats(np.concatenate(self._columns[name]))
+            else self._columns[name].result()
             for name in self.features
         }
 
@@ -173,6 +173,9 @@ def _data_schema(features: dict[str, dict]) -> pa.Schema:
             kind, value = pa.struct({"bytes": pa.binary(), "path": pa.string()}), {"_type": "Image"}
         elif name in _TIMESTEP:
             kind = pa.type_for_alias(feature["dtype"])
+        elif len(feature["shape"]) == 2:
+            kind = pa.list_(pa.list_(pa.float32()))
+            value |= {"shape": feature["shape"], "_type": "Array2D"}
         else:
             size = feature["shape"][0]
             kind = pa.list_(pa.float32(), size)
@@ -193,7 +196,12 @@ def _images(pngs: list[bytes]) -> pa.Array:
 def _numbers(values: np.ndarray) -> pa.Array:
     if values.ndim == 1:
         return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    if values.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    rows: pa.Array = pa.array(values.reshape(-1))
+    for size in values.shape[:0:-1]:  # the innermost first
+        rows = pa.ListArray.from_arrays(pa.array(np.arange(0, len(rows) + 1, size), "int32"), rows)
+    return rows
 
 
 def _tasks_table(tasks: dict[str, int]) -> pa.Table:
@@ -217,20 +225,6 @@ def _truth_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table(columns)
 
 
-def _vector_stats(values: np.ndarray) -> dict[str, list]:
-    values = values.reshape(len(values), -1).astype(np.float64)
-    stats = {
-        "min": values.min(0),
-        "max": values.max(0),
-        "mean": values.mean(0),
-        "std": values.std(0),
-        "count": np.array([len(values)]),
-    }
-    quantiles = np.quantile(values, _QUANTILES, axis=0)
-    stats |= {f"q{int(q * 100):02d}": v for q, v in zip(_QUANTILES, quantiles, strict=True)}
-    return {name: value.tolist() for name, value in stats.items()}
-
-
 def _image_stats(histogram: np.ndarray, num_frames: int) -> dict[str, list]:
     """Exact statistics of all pixels, scaled to [0, 1], each of shape (3, 1, 1)."""
     levels = np.arange(256) / 255
@@ -243,7 +237,7 @@ def _image_stats(histogram: np.ndarray, num_frames: int) -> dict[str, list]:
         "std": np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1)),
     }
     cumulative = share.cumsum(1)
-    for q in _QUANTILES:
+    for q in QUANTILES:
         stats[f"q{int(q * 100):02d}"] = levels[(cumulative >= q - 1e-12).argmax(1)]
     result = {name: value.reshape(3, 1, 1).tolist() for name, value in stats.items()}
     return result | {"count": [num_frames]}

@@ -38,7 +38,8 @@ class LeRobotSource(Source):
         files: Its folder, or its revision on the Hub.
         name: Spec.
         action: Feature with the action, or several joined by `+`. By default `action`,
-            `actions`, or every `action.*` in the order of `info.json`.
+            `actions`, or every `action.*` in the order of `info.json`. The
+            `latent_action` of `lawm-hf label` is a chunk for each frame.
         state: The same for the robot's state, by default `observation.state`, `state` or every
             `observation.state.*`.
         gripper: What 1 means where the last number of an action is a gripper of 0 to 1:
@@ -61,11 +62,12 @@ class LeRobotSource(Source):
         stored = self.info.features
         self._actions = _low_dim_keys(stored, action, ("action", "actions"))
         self._state = _low_dim_keys(stored, state, ("observation.state", "state"))
+        self.chunk_size = self.info.chunk_size(self._actions)
         self.features = Features(
             fps=self.info.fps,
             cameras=self.info.cameras(),
             state_size=self.info.size(self._state),
-            action_size=self.info.size(self._actions),
+            action_size=self.info.size(self._actions) // (self.chunk_size or 1),
         )
         self._masks = {c: m for c in self.features.cameras if (m := self.info.mask_of(c))}
         self.table = read_episodes(files, self.info, name)
@@ -169,9 +171,11 @@ class LeRobotSource(Source):
             ]
         masks = [(c, mask) for c, mask in self._masks.items() if mask in table.column_names]
         actions = join(table, self._actions)
+        if actions is not None and self.chunk_size:
+            actions = actions.reshape(len(actions), self.chunk_size, -1)
         if actions is not None and self.gripper is not None:
             offset, factor = GRIPPERS[self.gripper]
-            actions[:, -1] = offset + factor * actions[:, -1]
+            actions[..., -1] = offset + factor * actions[..., -1]
         return _Episode(
             path,
             rows,
@@ -203,7 +207,7 @@ class LeRobotSource(Source):
 
     def stats(self, max_clips: int = 5000) -> dict[str, dict[str, np.ndarray]]:
         """From `meta/stats.json` for the whole set, if it has all; else computed."""
-        if self.gripper or len(self.clips) < len(self.table.lengths):
+        if self.gripper or self.chunk_size or len(self.clips) < len(self.table.lengths):
             return super().stats(max_clips)
         found = {}
         try:

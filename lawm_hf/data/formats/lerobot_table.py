@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ..files import LocalFiles, inside
 from ..source import BadClipError
 
+CHUNK_NAMES = ["step", "dimension"]  # of a feature `(N, A)`; others of two axes are one action
 _LONGEST_EPISODE = 10_000_000  # frames; a larger number is an attack on the memory
 _LARGEST_JSON = 1 << 29  # bytes
 _MOST_VALUES = 500_000_000  # in the columns read from one file
@@ -59,6 +60,12 @@ class Info:
     def size(self, keys: tuple[str, ...]) -> int:
         """Numbers in these features together."""
         return sum(math.prod(int(n) for n in self.features[k]["shape"]) for k in keys)
+
+    def chunk_size(self, keys: tuple[str, ...]) -> int | None:
+        """Steps of the one feature that holds a chunk, known by `names` that are `CHUNK_NAMES`."""
+        is_chunk = len(keys) == 1 and self.features[keys[0]].get("names") == CHUNK_NAMES
+        shape = self.features[keys[0]]["shape"] if is_chunk else ()
+        return int(shape[0]) if len(shape) == 2 else None
 
     def mask_of(self, camera: str) -> str | None:
         """The feature that says where a padded camera is real: `<camera>_available` or the like."""
