@@ -22,16 +22,15 @@ from lawm_hf.analysis import (
 )
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
-from lawm_hf.arguments import run_command
+from lawm_hf.arguments import Outcome, run_command
 from lawm_hf.commands.analyze import AnalyzeArgs
 from lawm_hf.data import WindowSpec
 from lawm_hf.models import LAWMForPretraining, LAWMProcessor
 from lawm_hf.plugins import import_recorded
-from lawm_hf.writing.text import printable_lines
 from lawm_hf.writing.yaml_file import read_yaml
 
 
-def main(args: AnalyzeArgs) -> None:
+def main(args: AnalyzeArgs) -> Outcome:
     """Load the run, look at it, write down what was seen."""
     folder, output = Path(args.pretrained), Path(args.output_dir)
     if not (folder / "world_model").is_dir():
@@ -84,9 +83,12 @@ def main(args: AnalyzeArgs) -> None:
         heading += " **These are training clips**: no others are known. Pass `--source`."
     report = study_markdown(study, heading, pictures)
     record = {"pretrained": str(folder), "source": source, "is_held_out": is_held_out}
-    (output / "analysis.json").write_text(json.dumps(record | study.to_dict(), indent=2))
+    record |= study.to_dict()
+    (output / "analysis.json").write_text(json.dumps(record, indent=2))
     (output / "report.md").write_text(report)
-    print(printable_lines(report))  # noqa: T201
+    files = {"output_dir": str(output), "report": str(output / "report.md")}
+    following = [["finetune", "--pretrained", folder]]
+    return Outcome(files | record, f"{report}\nAnalysed: {output / 'report.md'}", following)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lawm_hf.arguments import (
+    Outcome,
     parse_json_options,
     run_command,
 )
@@ -39,7 +40,6 @@ from lawm_hf.plugins import import_packages, import_recorded
 from lawm_hf.training import TrainingArgs, make_accelerator
 from lawm_hf.writing.atomic import run_lock, unlock_folder
 from lawm_hf.writing.executors import Task
-from lawm_hf.writing.text import printable_lines
 
 
 def env_options(args: EvaluateArgs) -> dict[str, Any]:
@@ -120,19 +120,21 @@ def start(
     results.start_results(args.output_dir, settings, args.resume)
 
 
-def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> None:
+def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> Outcome:
     """Write and print the summary, and bring it to the policy's card."""
     order = {trial: index for index, trial in enumerate(trials)}
     episodes = results.read_results(args.output_dir)
     episodes.sort(key=lambda result: order.get(result.trial, len(order)))
     summary = results.write_results(episodes, args.output_dir)
-    print(printable_lines(results.describe(env.suite or args.env, summary)))  # noqa: T201
     names = ["aggregation", "n_action_steps"]
     names += [] if env.num_tasks is None else ["task_ids", "trials"]
     names += ["first_seed"] if env.num_init_states is None else ["first_init_state", "seeds"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {k: v for k, v in env_options(args).items() if k not in ("suite", "image_size")}
     add_results(args.policy, summary, args.env, env.suite, settings)
+    text = results.describe(env.suite or args.env, summary)
+    following = [["push", args.policy, "USER/NAME"]] if Path(args.policy).is_dir() else []
+    return Outcome({"output_dir": args.output_dir} | summary, text, following)
 
 
 def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment, Accelerator]:
@@ -191,7 +193,7 @@ def gather(folder: str, keep: bool = True) -> None:
     shutil.rmtree(shares, ignore_errors=True)
 
 
-def main(args: EvaluateArgs) -> None:
+def main(args: EvaluateArgs) -> Outcome | None:
     """Play the episodes that are missing and report."""
     executor = args.make_executor()
     policy, processor, env, accelerator = open_all(args)
@@ -219,8 +221,7 @@ def main(args: EvaluateArgs) -> None:
             num_videos = args.videos // world_size + (rank < args.videos % world_size)
             evaluate(args, policy, processor, env, missing[rank::world_size], num_videos)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            report(args, env, trials)
+        return report(args, env, trials) if accelerator.is_main_process else None
     finally:
         unlock_folder(args.output_dir)
 

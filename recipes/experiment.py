@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from lawm_hf.arguments import (
+    Outcome,
     as_flags,
     parse_args,
     parse_json_options,
@@ -41,7 +42,6 @@ from lawm_hf.experiments.table import episode_table, read_tables
 from lawm_hf.models import LawmForPretraining
 from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.recipes.pretrain import build_model
-from lawm_hf.writing.text import printable_lines
 
 RECIPES = Path(__file__).parent
 # Flags that do not change what an update costs: one count serves for all their values.
@@ -89,7 +89,7 @@ def stage_cost(stage: Stage) -> TrainingCost:
     return training_cost(model, batch, windows, args.steps)
 
 
-def dry_run(runs: list[Run]) -> None:
+def dry_run(runs: list[Run]) -> Outcome:
     """Say what would run: data, shapes, updates, operations, hours of a GPU."""
     stages = {stage.folder: stage for run in runs for stage in run.stages}
     hours, costs = dict.fromkeys(GPUS, 0.0), {}
@@ -122,9 +122,11 @@ def dry_run(runs: list[Run]) -> None:
     )
     for source in sorted(missing):
         print(f"Missing: {source} (put your own in place of DIR, COMMIT, CAMERA)")  # noqa: T201
+    made = {"runs": len(runs), "stages": len(stages), "gpu_hours": hours}
+    return Outcome(made | {"missing": sorted(missing)})
 
 
-def report(args: ExperimentArgs) -> None:
+def report(args: ExperimentArgs) -> Outcome:
     """Make the report from the tables in the output folder."""
     published = {
         group: [PublishedRate(name, *numbers) for name, numbers in rates.items()]
@@ -132,7 +134,8 @@ def report(args: ExperimentArgs) -> None:
     }
     table = read_tables(args.output_dir)
     path = write_report(table, args.output_dir, args.title, args.reference, published)
-    print(printable_lines(path.read_text()))  # noqa: T201
+    made = {"output_dir": args.output_dir, "report": str(path), "episodes": len(table)}
+    return Outcome(made, f"{path.read_text()}\nReported: {path}")
 
 
 def save_table(runs: list[Run], args: ExperimentArgs) -> None:
@@ -145,7 +148,7 @@ def save_table(runs: list[Run], args: ExperimentArgs) -> None:
         table.to_parquet(folder / "episodes.parquet", index=False)
 
 
-def main(args: ExperimentArgs) -> None:
+def main(args: ExperimentArgs) -> Outcome:
     """Run what is missing, then write table and report."""
     executor, runs = args.make_executor(), read_plan(args).runs()
     if args.dry_run:

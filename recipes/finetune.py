@@ -14,10 +14,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from lawm_hf.arguments import parse_json_options, run_command
+from lawm_hf.arguments import Outcome, parse_json_options, run_command
 from lawm_hf.commands.finetune import FinetuneArgs
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
+from lawm_hf.data.spec import parse_spec
 from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
@@ -36,7 +37,7 @@ from lawm_hf.training import (
     told_only,
     whole_model,
 )
-from lawm_hf.training.run_log import ProgressLog, write_run_record
+from lawm_hf.training.run_log import ProgressLog, run_summary, write_run_record
 from lawm_hf.training.transfer import copy_frame_encoder, keep_part, transfer_report
 from lawm_hf.writing.atomic import unlock_folder
 
@@ -129,7 +130,7 @@ def build_loader(
     return FocusedLoader(focus, full, args.focus_steps)
 
 
-def main(args: FinetuneArgs) -> None:
+def main(args: FinetuneArgs) -> Outcome | None:
     """Train by behaviour cloning, and save."""
     import_recorded(args.pretrained)
     accelerator = make_accelerator(args)
@@ -208,6 +209,18 @@ def main(args: FinetuneArgs) -> None:
                 push_run(Path(args.output_dir), args.push_to_hub)
     accelerator.end_training()
     unlock_folder(args.output_dir)
+    return outcome(args) if accelerator.is_main_process else None
+
+
+def outcome(args: FinetuneArgs) -> Outcome:
+    """What there is now, and what to do with it: play it where its demonstrations come from."""
+    following = [["push", args.output_dir, "USER/NAME"]]
+    scheme, suite, _ = parse_spec(args.source)
+    if scheme in ("tabletop", "libero"):
+        where = ["--suite", suite or "reach"] if scheme == "tabletop" else ["--env", "libero"]
+        following.insert(0, ["evaluate", "--policy", args.output_dir, *where])
+    text = f"Finetuned for {args.steps} updates: {args.output_dir}"
+    return Outcome(run_summary(args.output_dir), text, following)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from lawm_hf.analysis.health import LatentHealth
 from lawm_hf.analysis.report import LatentReport, training_sources
-from lawm_hf.arguments import parse_json_options, run_command
+from lawm_hf.arguments import Outcome, parse_json_options, run_command
 from lawm_hf.commands.pretrain import PretrainArgs
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
 from lawm_hf.hub import push_run, write_card
@@ -38,7 +39,7 @@ from lawm_hf.training import (
     told_only,
     whole_model,
 )
-from lawm_hf.training.run_log import ProgressLog, write_run_record
+from lawm_hf.training.run_log import ProgressLog, run_summary, write_run_record
 from lawm_hf.writing.atomic import unlock_folder
 
 STOPPED = (
@@ -127,7 +128,7 @@ def check_action_size(policy: torch.nn.Module, loader: WindowLoader) -> None:
         )
 
 
-def main(args: PretrainArgs) -> None:
+def main(args: PretrainArgs) -> Outcome | None:
     """Train, and show what was learned."""
     accelerator = make_accelerator(args)
     model, processor = build_model(args)
@@ -205,10 +206,10 @@ def main(args: PretrainArgs) -> None:
         save(whole, processor, args)
     with told_only("The record of the run", AGAIN):
         log.close()
-    if accelerator.is_main_process:
-        show(whole, report, args)
+    health = show(whole, report, args) if accelerator.is_main_process else None
     accelerator.end_training()
     unlock_folder(args.output_dir)
+    return outcome(args, health) if accelerator.is_main_process else None
 
 
 def save(model: torch.nn.Module, processor: LAWMProcessor, args: PretrainArgs) -> None:
@@ -218,17 +219,35 @@ def save(model: torch.nn.Module, processor: LAWMProcessor, args: PretrainArgs) -
     processor.save_pretrained(folder / "processor")
 
 
-def show(model: torch.nn.Module, report: LatentReport | None, args: PretrainArgs) -> None:
+def show(
+    model: torch.nn.Module, report: LatentReport | None, args: PretrainArgs
+) -> LatentHealth | None:
     """Show what the latents have learned, and share the result if asked to."""
+    health = None
     if report is not None:
         with told_only("The health report", AGAIN):
-            print(report.health(model))  # noqa: T201
+            health = report.health(model)
+            print(health)  # noqa: T201
             print(f"See {report.strip(model, 'strip')}")  # noqa: T201
     with told_only("The model card", AGAIN):
         write_card(args.output_dir, args.push_to_hub)
     if args.push_to_hub:
         with told_only("The push", AGAIN):
             push_run(Path(args.output_dir), args.push_to_hub)
+    return health
+
+
+def outcome(args: PretrainArgs, health: LatentHealth | None) -> Outcome:
+    """What there is now, and what to do with it."""
+    following = [["finetune", "--pretrained", args.output_dir]]
+    if args.objective != "supervised":
+        following.append(["analyze", "--pretrained", args.output_dir])
+    made = run_summary(args.output_dir)
+    if health is not None:
+        strip = str(Path(args.output_dir, "strip.png"))
+        made |= {"strip": strip, "health": health.scalars(), "alarms": health.alarms()}
+    text = f"Pretrained for {args.steps} updates: {args.output_dir}"
+    return Outcome(made, text, following)
 
 
 def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:

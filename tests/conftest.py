@@ -9,6 +9,7 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lawm_hf_tests_")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LAWM_NUM_THREADS", "1")
+os.environ["LAWM_VERBOSE"] = "1"  # A command that a test calls leaves the libraries as they are.
 
 import pytest
 import torch

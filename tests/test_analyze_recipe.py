@@ -18,13 +18,14 @@ def pretrained(tmp_path_factory) -> Path:
 
 def analyze(**options):
     module = recipe("analyze")
-    module.main(module.AnalyzeArgs(**{name: str(value) for name, value in options.items()}))
+    return module.main(module.AnalyzeArgs(**{name: str(value) for name, value in options.items()}))
 
 
-def test_a_run_is_analysed_on_clips_with_actions(pretrained, tmp_path, capsys):
+def test_a_run_is_analysed_on_clips_with_actions(pretrained, tmp_path):
     source = f"{DEMONSTRATIONS},views=front"
-    analyze(pretrained=pretrained, source=source, output_dir=tmp_path)
+    outcome = analyze(pretrained=pretrained, source=source, output_dir=tmp_path)
     record = json.loads((tmp_path / "analysis.json").read_text())
+    assert record.items() <= json.loads(json.dumps(outcome.made)).items()
     assert record["is_held_out"]
     assert record["health"]["num_clips"] == 6
     assert [row["verb"] for row in record["verbs"]] == ["all"]
@@ -32,7 +33,7 @@ def test_a_run_is_analysed_on_clips_with_actions(pretrained, tmp_path, capsys):
     assert set(record["action_probes"]["mlp"]) == {"trained", "untrained", "shuffled"}
     assert record["composition"]["num_clips"] == 6
     report = (tmp_path / "report.md").read_text()
-    assert report in capsys.readouterr().out
+    assert report in outcome.text
     for name in ("strip.png", "neighbours.png", "traversal.png", "traversal.gif"):
         assert f"]({name})" in report
         with Image.open(tmp_path / name) as image:

@@ -307,6 +307,7 @@ def test_help_names_choices_and_defaults(capsys):
         parse_args(Args, ["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert "squash, crop (default: squash)" in text
+    assert "--resize squash|crop" in text
+    assert "how (default: squash)" in text
     assert "by default 1 %" in text
     assert "--import" in text

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf` and the recipes' command lines: light, and every wrong use is one screen, code 2."""
 
+import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import warnings
+from dataclasses import dataclass
 from importlib import import_module
 
 import pytest
+import transformers
+from huggingface_hub.utils import are_progress_bars_disabled
 
 from lawm_hf import cli
-from lawm_hf.arguments import run_command
+from lawm_hf.arguments import CommandArgs, Outcome, arg, parse_args, run_command
+from lawm_hf.arguments.outcome import program
+from lawm_hf.arguments.quiet import quiet_libraries
 
 RECIPES = ("pretrain", "finetune", "evaluate", "analyze", "experiment")
 
@@ -26,13 +37,120 @@ def refusal(argv, monkeypatch, capsys) -> str:
     return text
 
 
-def test_the_help_of_the_command_imports_nothing_heavy():
-    code = "import sys; from lawm_hf import cli; sys.argv = ['', '--help']\ntry: cli.main()\n"
-    code += "finally: print(*{m.split('.')[0] for m in sys.modules})"
+def test_help_of_every_command_imports_nothing_heavy_and_groups_its_flags():
+    code = """
+import sys
+from lawm_hf import cli
+for words in ([], *(name.split() for name in (*cli.RECIPES, *cli.TOOLS))):
+    sys.argv = ["lawm-hf", *words, "--help"]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert not ended.code
+print(*{m.split(".")[0] for m in sys.modules})
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pretrain" in done.stdout
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert not loaded & {"torch", "transformers", "numpy", "huggingface_hub", "datasets", "PIL"}
+    *told, loaded = done.stdout.splitlines()
+    heavy = {"torch", "transformers", "numpy", "huggingface_hub", "datasets", "PIL", "yaml"}
+    assert not heavy & set(loaded.split())
+    usages = [line for line in told if line.startswith("usage: lawm-hf ")]
+    assert len(usages) == 1 + len(cli.RECIPES) + len(cli.TOOLS)
+    pretrain = "\n".join(told).split("usage: lawm-hf ")[2]
+    headings = re.findall(r"^(\w[\w ]*):$", pretrain, re.M)
+    assert headings == ["data", "model", "training", "output", "of every command"]
+    assert "--resize squash|crop" in pretrain.split("model:")[0]
+
+
+@dataclass
+class Args(CommandArgs):
+    folder: str = arg("out", "folder")
+
+
+def noisy(args: Args) -> Outcome:
+    """A command whose libraries print, in Python and below it."""
+    sys.stdout.write("chatter\n")
+    os.system("echo chatter of a child")
+    made = {"folder": args.folder, "loss": float("nan")}
+    return Outcome(made, "Wrote it.", [["evaluate", "--policy", args.folder]], status=3)
+
+
+def test_json_is_one_object_on_stdout_and_all_else_is_on_stderr(capfd):
+    with pytest.raises(SystemExit) as ended:
+        run_command(noisy, Args, ["--folder", "a b", "--json"])
+    assert ended.value.code == 3
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"folder": "a b", "loss": None, "next": [command("'a b'")]}
+    assert err.splitlines() == ["chatter", "chatter of a child"]
+
+
+def test_a_command_ends_with_what_it_has_made_and_the_command_to_type_next(capfd):
+    with pytest.raises(SystemExit):
+        run_command(noisy, Args, [])
+    assert capfd.readouterr().out.endswith(f"Wrote it.\n\nNext:\n  {command('out')}\n")
+
+
+def command(folder: str) -> str:
+    return f"{shlex.join(program())} evaluate --policy {folder}"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "commands"),
+    [
+        ("pretrain", [], ["finetune", "analyze"]),
+        ("pretrain", ["--objective", "supervised"], ["finetune"]),
+        ("finetune", [], ["evaluate", "push"]),
+        ("finetune", ["--source", "libero:x,suite=y"], ["evaluate", "push"]),
+        ("finetune", ["--source", "lerobot:me/arm"], ["push"]),
+    ],
+)
+def test_what_a_recipe_says_to_type_next_is_a_command_with_its_folder(name, flags, commands):
+    recipe, folder = import_module(f"lawm_hf.recipes.{name}"), "my runs/a"
+    args = parse_args(cli.flags_of(name), [*flags, "--output_dir", folder])
+    outcome = recipe.outcome(args, *([None] if name == "pretrain" else []))
+    assert [words[0] for words in outcome.following] == commands
+    for command, *argv in outcome.following:
+        assert folder in vars(parse_args(cli.flags_of(command), argv)).values() or command == "push"
+        assert folder in argv
+
+
+def test_the_next_command_is_spelled_as_this_user_can_type_it(monkeypatch):
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert program() == ["python3", "-m", "uv", "run", "lawm-hf"]
+    monkeypatch.delenv("UV")
+    assert program() == [sys.executable, "-m", "lawm_hf.cli"]
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert program() == ["lawm-hf"]
+
+
+def test_libraries_keep_quiet_unless_they_are_asked_to_talk(monkeypatch):
+    seen = []
+    monkeypatch.setattr("lawm_hf.arguments.running.quiet_libraries", lambda: seen.append("quiet"))
+    run_command(lambda args: None, Args, ["--verbose"])
+    monkeypatch.setenv("LAWM_VERBOSE", "1")
+    run_command(lambda args: None, Args, [])
+    assert not seen
+    monkeypatch.delenv("LAWM_VERBOSE")
+    run_command(lambda args: None, Args, [])
+    assert seen == ["quiet"]
+
+
+def test_quiet_libraries_show_no_bar_for_weights_and_keep_that_of_downloads(monkeypatch):
+    import_module("lawm_hf.models")  # as it is when a recipe is started by its own name
+    for name in ("LAWM_QUIET", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            quiet_libraries()
+            warnings.warn_explicit("theirs", UserWarning, "x.py", 1, module="torch.nn")
+            warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="lawm_hf.data")
+        assert [str(warning.message) for warning in seen] == ["ours"]
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+        assert not transformers.utils.logging.is_progress_bar_enabled()
+        assert not are_progress_bars_disabled()
+    finally:
+        transformers.utils.logging.enable_progress_bar()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +176,7 @@ def test_the_help_of_the_command_imports_nothing_heavy():
         (["export", "nowhere"], "Add `--onnx`"),
         (["push", "nowhere", "me/x"], "must be the output of a recipe"),
         (["push", "nowhere", "x"], "the owner is missing"),
+        (["push", "nowhere", "USER/NAME"], "your name on the Hub"),
     ],
 )
 def test_a_wrong_use_of_the_tools_is_one_screen(argv, words, monkeypatch, capsys, tmp_path):

@@ -6,6 +6,7 @@ Nothing heavy is imported, so that `lawm-hf --help` is quick.
 """
 
 from .fields import CommandArgs, TaskArgs, arg, as_flags, parse_json_options
+from .outcome import Outcome
 from .parsing import parse_args
 from .running import check_placeholders, run_command
 from .screen import missing_package, one_screen
@@ -13,6 +14,7 @@ from .training import TrainingArgs
 
 __all__ = [
     "CommandArgs",
+    "Outcome",
     "TaskArgs",
     "TrainingArgs",
     "arg",

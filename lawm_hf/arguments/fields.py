@@ -33,6 +33,7 @@ def arg(
     choices: Iterable[str] | None = None,
     positional: bool = False,
     is_json: bool = False,
+    group: str = "",
 ) -> Any:
     """A field of a command's dataclass.
 
@@ -45,29 +46,40 @@ def arg(
         choices: All texts that are allowed.
         positional: Given by place, not by `--name`.
         is_json: A JSON mapping; in YAML files a mapping.
+        group: Heading under which `--help` lists it: data, model, training, output and so on.
     """
-    told = {"min": min, "above": above, "max": max, "choices": choices and tuple(choices)}
-    metadata = {"help": help, "positional": positional, "is_json": is_json, **told}
+    told: dict[str, Any] = {"help": help, "min": min, "above": above, "max": max}
+    told |= {"choices": choices and tuple(choices), "is_json": is_json}
+    told |= {"positional": positional, "group": group}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=told)
+    return dataclasses.field(default=default, metadata=told)
 
 
 @dataclasses.dataclass
 class CommandArgs:
     """What all commands share."""
 
-    import_: list[str] = arg([], "your packages that register policies, world models and so on")
+    import_: list[str] = arg(
+        [], "your packages that register policies, world models and so on", group="of every command"
+    )
 
 
 @dataclasses.dataclass
 class TaskArgs(CommandArgs):
     """What the commands share whose work divides into tasks."""
 
-    executor: str = arg("local", "who does the tasks", choices=("local", "slurm", "ray"))
-    tasks: int = arg(1, "tasks at a time: processes here, jobs of Slurm, tasks of Ray", min=1)
+    executor: str = arg(
+        "local", "who does the tasks", choices=("local", "slurm", "ray"), group="tasks"
+    )
+    tasks: int = arg(
+        1, "tasks at a time: processes here, jobs of Slurm, tasks of Ray", min=1, group="tasks"
+    )
     executor_options: str = arg(
-        "{}", "JSON: partition, time, mem_per_cpu_gb, ... of datatrove's executor", is_json=True
+        "{}",
+        "JSON: partition, time, mem_per_cpu_gb, ... of datatrove's executor",
+        is_json=True,
+        group="tasks",
     )
 
     def make_executor(self) -> Executor:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A command line: a YAML file gives values, flags override; both are checked alike."""
 
-import argparse
 import dataclasses
 import json
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
 from ..plugins import import_packages
 from .fields import BOOLEANS, default_of, is_list, kind_of, read_value, suggestion
+from .help import make_parser
 from .screen import fail
 
 
@@ -33,7 +32,7 @@ def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(arguments_class)}  # type: ignore[arg-type]
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = _yaml_flags(Path(argv[0]), fields) + argv[1:]
-    given, rest = _parser(arguments_class, fields).parse_known_args(_one_spelling(argv, fields))
+    given, rest = make_parser(arguments_class, fields).parse_known_args(_one_spelling(argv, fields))
     if rest:
         late = " A configuration file comes first." if rest[0].endswith((".yaml", ".yml")) else ""
         fail(f"unknown argument {rest[0]!r}.{late or suggestion(rest[0].lstrip('-'), fields)}")
@@ -41,38 +40,12 @@ def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
         values = {
             fields[name].name: read_value(name, fields[name], value)
             for name, value in vars(given).items()
-            if value is not None
+            if name in fields and value is not None
         }
         import_packages(values.get("import_", []))
         return arguments_class(**values)
     except ValueError as error:
         fail(str(error))
-
-
-class _Parser(argparse.ArgumentParser):
-    """Its errors are ours: one line, not the usage of fifty flags."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        fail(f"{message}. `--help` lists what there is.")
-
-
-def _parser(arguments_class: type, fields: dict[str, dataclasses.Field]) -> _Parser:
-    parser = _Parser(
-        description=arguments_class.__doc__,
-        epilog="A YAML file may come first. --traceback: show where an error comes from.",
-        allow_abbrev=False,
-    )
-    for name, field in fields.items():
-        told, default = field.metadata, default_of(field)
-        more = f": {', '.join(told['choices'])}" if told["choices"] else ""
-        if default is not ...:
-            more += f" (default: {' '.join(map(str, default)) if is_list(field) else default})"
-        options: dict[str, Any] = {"help": f"{told['help']}{more}".replace("%", "%%")}
-        if not told["positional"]:
-            name = f"--{name}"
-            options["required"] = default is ...
-        parser.add_argument(name, nargs="+" if is_list(field) else None, **options)
-    return parser
 
 
 def _one_spelling(argv: list[str], fields: dict[str, dataclasses.Field]) -> list[str]:

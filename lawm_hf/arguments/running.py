@@ -1,33 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """A command from its first word to its last."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from .fields import as_flags
+from .outcome import Outcome, stdout_is_stderr
 from .parsing import parse_args
-from .screen import one_screen
+from .quiet import quiet_libraries
+from .screen import one_screen, take_switch
 
 # Words that our documents and configurations write where your own value belongs.
 _PLACEHOLDERS = {
     "DIR": "the folder of your own copy",
     "COMMIT": "a commit of the repository (40 hexadecimal digits)",
     "CAMERA": "a camera's name, which `lawm-hf data inspect` lists",
+    "USER": "your name on the Hub",
 }
 _PLACEHOLDER = re.compile(rf"(?:^|[:@=])({'|'.join(_PLACEHOLDERS)})(?=[,/]|$)")
 
 
 def run_command[T](
-    main: Callable[[T], Any], arguments_class: type[T], argv: list[str] | None = None
+    main: Callable[[T], Outcome | None], arguments_class: type[T], argv: list[str] | None = None
 ) -> None:
-    """The command line of a recipe: parse, check, call `main`; see `one_screen`."""
+    """A command: parse, check, call `main`, tell what it has produced; see `one_screen`.
+
+    Raises:
+        SystemExit: If that has a status of its own.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     with one_screen(argv):
+        as_json, is_verbose = take_switch(argv, "json"), take_switch(argv, "verbose")
         args = parse_args(arguments_class, argv)
         check_placeholders(args)
-        main(args)
+        if not is_verbose and not os.environ.get("LAWM_VERBOSE"):
+            quiet_libraries()
+        with stdout_is_stderr(as_json):
+            outcome = main(args)
+    if outcome is not None:
+        outcome.tell(as_json)
+        if outcome.status:
+            raise SystemExit(outcome.status)
 
 
 def check_placeholders(args: Any) -> None:

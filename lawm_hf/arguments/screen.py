@@ -23,8 +23,7 @@ def one_screen(argv: list[str]) -> Iterator[None]:
 
     That flag is taken out of `argv`. An error that nobody has foreseen says where it came from.
     """
-    show = "--traceback" in argv
-    argv[:] = [token for token in argv if token != "--traceback"]
+    show = take_switch(argv, "traceback")
     try:
         yield
     except KeyboardInterrupt:
@@ -39,6 +38,13 @@ def one_screen(argv: list[str]) -> Iterator[None]:
             places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
             text = f"{type(error).__name__}: {text} ({' > '.join(places)})"
         fail(f"{text}\n(--traceback shows where this comes from.)")
+
+
+def take_switch(argv: list[str], name: str) -> bool:
+    """Whether `--name` is there; it is taken out."""
+    found = f"--{name}" in argv
+    argv[:] = [token for token in argv if token != f"--{name}"]
+    return found
 
 
 def missing_package(error: Exception) -> str:

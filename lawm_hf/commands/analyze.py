@@ -10,7 +10,11 @@ from ..arguments import CommandArgs, arg
 class AnalyzeArgs(CommandArgs):
     """Show what the latent actions of a pretraining run have learned: tables and pictures."""
 
-    pretrained: str = arg("outputs/pretrain", "folder that recipes/pretrain.py has written")
-    source: str = arg("auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop")
-    output_dir: str = arg("outputs/analyze", "where tables and pictures go")
-    seed: int = arg(0, "seed of swaps, permutations and the untrained policy", min=0)
+    pretrained: str = arg(
+        "outputs/pretrain", "folder that recipes/pretrain.py has written", group="model"
+    )
+    source: str = arg(
+        "auto", "held-out clips (lawm_hf.data.spec); auto: of the run's tabletop", group="data"
+    )
+    output_dir: str = arg("outputs/analyze", "where tables and pictures go", group="output")
+    seed: int = arg(0, "seed of swaps, permutations and the untrained policy", min=0, group="data")

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from ..arguments import CommandArgs, arg
+from ..arguments import CommandArgs, Outcome, arg
 
 
 @dataclass
@@ -14,13 +14,15 @@ class DoctorArgs(CommandArgs):
     fast_rendering: bool = arg(False, "as in record and evaluate")
 
 
-def main(args: DoctorArgs) -> None:
+def main(args: DoctorArgs) -> Outcome:
     """Run the checks; the exit status is 1 if one fails."""
     try:
         from ..evaluation.libero_doctor import run_doctor
     except ModuleNotFoundError as error:
         remedy = "Install the simulator: `pip install 'lawm_hf[sim,libero]'`, or in a clone "
         remedy += "`uv pip install -e '.[sim,libero]'`."
-        print(f"FAIL  installation: {error}. {remedy}")  # noqa: T201
-        raise SystemExit(1) from error
-    raise SystemExit(run_doctor(args.policy, args.fast_rendering))
+        done = [{"check": "installation", "passed": False, "text": f"{error}. {remedy}"}]
+        print(f"FAIL  installation: {done[0]['text']}")  # noqa: T201
+    else:
+        done = run_doctor(args.policy, args.fast_rendering)
+    return Outcome({"checks": done}, status=0 if all(c["passed"] for c in done) else 1)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments import CommandArgs, arg
+from ..arguments import CommandArgs, Outcome, arg
 
 
 @dataclass
@@ -17,7 +17,7 @@ class ExportArgs(CommandArgs):
     tasks: list[str] = arg([], "instructions whose embeddings the file is to carry")
 
 
-def main(args: ExportArgs) -> None:
+def main(args: ExportArgs) -> Outcome:
     """Write the file."""
     if not args.onnx:
         raise ValueError("`lawm-hf export` needs a format. Add `--onnx`, the only one.")
@@ -26,4 +26,4 @@ def main(args: ExportArgs) -> None:
 
     import_recorded(args.folder)
     path = export_onnx(args.folder, args.out, args.tasks)
-    print(f"onnxruntime agrees with torch; wrote {path}.")  # noqa: T201
+    return Outcome({"file": str(path)}, f"onnxruntime agrees with torch; wrote {path}.")

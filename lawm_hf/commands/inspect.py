@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from ..arguments import CommandArgs, arg
+from ..arguments import CommandArgs, Outcome, arg
 
 
 @dataclass
@@ -14,8 +14,10 @@ class InspectArgs(CommandArgs):
     sheet: str = arg("contact_sheet.png", "PNG to write")
 
 
-def main(args: InspectArgs) -> None:
-    """Print what the source holds, and write the contact sheet."""
-    from ..data.commands import run_inspect
+def main(args: InspectArgs) -> Outcome:
+    """Look into the source, and write the contact sheet."""
+    from ..data.commands import inspect_source
 
-    run_inspect(args)
+    found = inspect_source(args.spec, args.sheet)
+    text = "\n".join(f"{name:<18}{value}" for name, value in found.items())
+    return Outcome(found, text, [["pretrain", "--sources", args.spec]])

@@ -4,7 +4,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..arguments import CommandArgs, arg
+from ..arguments import CommandArgs, Outcome, arg
 
 
 @dataclass
@@ -19,10 +19,11 @@ class PushArgs(CommandArgs):
     allow_public: bool = arg(False, "even if a licence of the data forbids publishing")
 
 
-def main(args: PushArgs) -> None:
-    """Upload, and print the address of the commit."""
+def main(args: PushArgs) -> Outcome:
+    """Upload; the address of the commit is the outcome."""
     from ..hub import push_run
 
     options = asdict(args)
     del options["import_"]
-    print(push_run(**options))  # noqa: T201
+    address = push_run(**options)
+    return Outcome({"repository": args.repository, "commit": address}, address)

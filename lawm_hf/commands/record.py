@@ -4,7 +4,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..arguments import CommandArgs, arg
+from ..arguments import CommandArgs, Outcome, arg
 
 
 @dataclass
@@ -21,11 +21,12 @@ class RecordArgs(CommandArgs):
     fast_rendering: bool = arg(False, "thinner meshes: evaluate with them, too")
 
 
-def main(args: RecordArgs) -> None:
+def main(args: RecordArgs) -> Outcome:
     """Record what is missing."""
     from ..envs.libero.recorder import record_libero
 
     options = asdict(args)
     del options["import_"], options["out"]
     record_libero(args.out, tasks=options.pop("task_ids"), **options)
-    print(f"Wrote {args.out}.")  # noqa: T201
+    following = [["finetune", "--source", f"lerobot:{args.out}"]]
+    return Outcome({"out": str(args.out)}, f"Wrote {args.out}.", following)

@@ -11,19 +11,17 @@ from .convert import Conversion, left_out, write_lerobot, write_shards
 from .formats.videos import VideoSource
 from .source import Source
 from .spec import open_source
-from .text import printable
 
 _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 
 
-def run_inspect(args: Any) -> None:
-    """Print what the source holds, and write the contact sheet."""
-    source = open_source(args.spec)
-    sheet = contact_sheet(source)
-    for name, value in describe(source).items():
-        print(f"{name:<18}{printable(str(value))}")  # noqa: T201
-    sheet.save(args.sheet)
-    print(f"{'contact sheet':<18}{args.sheet}")  # noqa: T201
+def inspect_source(spec: str, sheet: str) -> dict[str, Any]:
+    """What the source holds; writes the contact sheet."""
+    source = open_source(spec)
+    picture = contact_sheet(source)
+    found = describe(source)
+    picture.save(sheet)
+    return found | {"contact sheet": sheet}
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -72,8 +70,8 @@ def contact_sheet(source: Source) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def run_convert(args: Any) -> None:
-    """Convert, and say what was left out."""
+def run_convert(args: Any) -> dict[str, Any]:
+    """Convert; how many clips there are now, in which format, and what was left out."""
     executor = args.make_executor()
     source = open_source(f"{args.kind}:{args.src}")
     kind = args.format or ("shards" if isinstance(source, VideoSource) else "lerobot")
@@ -87,6 +85,5 @@ def run_convert(args: Any) -> None:
     write = write_shards if kind == "shards" else write_lerobot
     write(source, args.out, how, executor)
     skipped = left_out(args.out)
-    print(f"Wrote {len(source.clips) - len(skipped)} clips to {args.out}.")  # noqa: T201
-    for line in skipped:
-        print(f"Left out {printable(line)}")  # noqa: T201
+    made = {"out": str(args.out), "format": kind, "clips": len(source.clips) - len(skipped)}
+    return made | {"left_out": skipped}

@@ -20,7 +20,7 @@ class CheckError(Exception):
     """What is wrong, and what to do about it."""
 
 
-def run_doctor(policy: str | None = None, fast_rendering: bool = False) -> int:
+def run_doctor(policy: str | None = None, fast_rendering: bool = False) -> list[dict[str, Any]]:
     """Print one line per check.
 
     Args:
@@ -28,7 +28,7 @@ def run_doctor(policy: str | None = None, fast_rendering: bool = False) -> int:
         fast_rendering: See `LiberoEnv`.
 
     Returns:
-        1 if a check failed, else 0.
+        Of each check its name, whether it passed, and what it said.
     """
     checks = Checks()
     if checks.run("installation", _check_setup, setup.INSTALL_REMEDY):
@@ -36,26 +36,26 @@ def run_doctor(policy: str | None = None, fast_rendering: bool = False) -> int:
         if checks.run("rendering", lambda: check_rendering(env), setup.GL_REMEDY):
             _check_env(checks, env, policy)
         env.close()
-    return min(checks.num_failed, 1)
+    return checks.done
 
 
 class Checks:
-    """Runs checks, prints their outcome and counts failures."""
+    """Runs checks, prints and keeps their outcome."""
 
     def __init__(self) -> None:
-        self.num_failed = 0
+        self.done: list[dict[str, Any]] = []
 
     def run(self, name: str, check: Callable[[], str], remedy: str = "") -> bool:
         """Whether a check passes; prints what it returns, or its error and the remedy."""
         try:
-            outcome, text = "OK", check()
+            passed, text = True, check()
         except Exception as error:  # Whatever is wrong is what a doctor reports.
-            self.num_failed += 1
+            passed = False
             known = isinstance(error, CheckError | ModuleNotFoundError | FileNotFoundError)
             text = str(error) if known else f"{type(error).__name__}: {error}. {remedy}"
-            outcome = "FAIL"
-        print(f"{outcome:<6}{name}: {text}", flush=True)  # noqa: T201
-        return outcome == "OK"
+        self.done.append({"check": name, "passed": passed, "text": text})
+        print(f"{'OK' if passed else 'FAIL':<6}{name}: {text}", flush=True)  # noqa: T201
+        return passed
 
 
 def _check_env(checks: Checks, env: LiberoEnv, policy: str | None) -> None:

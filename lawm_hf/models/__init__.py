@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies, world models and the processor. Files import only their siblings (Hub remote code)."""
 
+import os
+
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers.utils.logging import disable_progress_bar
+
 from .configuration_baku import BakuConfig
 from .configuration_diffusion import DiffusionPolicyConfig
 from .configuration_dreamer import DreamerV3Config
@@ -34,3 +39,15 @@ __all__ = [
     "WorldModelOutput",
     "masked_mean",
 ]
+
+
+def hide_bars() -> None:
+    """No bar for each file of weights that is read or written; downloads keep theirs."""
+    is_shown = not are_progress_bars_disabled()
+    disable_progress_bar()
+    if is_shown:
+        enable_progress_bars()
+
+
+if os.environ.get("LAWM_QUIET"):  # A command of ours, which shows its own progress.
+    hide_bars()

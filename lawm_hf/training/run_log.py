@@ -215,6 +215,12 @@ def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[
     write_text_atomic(folder / "environment.json", json.dumps(record, indent=2))
 
 
+def run_summary(folder: str | Path) -> dict[str, Any]:
+    """What a run that is done says of itself: its folder and the last line of its log."""
+    lines = _sound_lines(Path(folder) / "log.jsonl")
+    return {"output_dir": str(folder), **(lines[-1] if lines else {})}
+
+
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
     """The processor, its usable cores, the processes; and their GPUs with power limit, if any."""
     machine: dict[str, Any] = {
