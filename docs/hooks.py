@@ -19,9 +19,9 @@ _LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json"
 
 def commands() -> dict[str, type]:
     """The arguments of every command, by what is typed after `lawm-hf`."""
-    from lawm_hf import cli
+    from lawm_hf.commands import RECIPES, TOOLS, flags_of
 
-    return {name: cli.flags_of(name) for name in (*cli.RECIPES, *cli.TOOLS)}
+    return {name: flags_of(name) for name in (*RECIPES, *TOOLS)}
 
 
 def flags_markdown() -> str:

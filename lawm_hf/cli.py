@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `lawm-hf`: the recipes and the tools, each imported when it is named.
-
-A command has a file in `lawm_hf/commands` with its flags. A tool has its `main` there, too, with
-what is heavy or optional imported inside; a recipe has it in `recipes/`.
-"""
+"""The command `lawm-hf`: recipes and tools by name, each imported when it is called."""
 
 import difflib
 import sys
@@ -11,16 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from .arguments import CommandArgs, run_command
-
-RECIPES = ("pretrain", "finetune", "evaluate", "analyze", "experiment")
-TOOLS = ("data inspect", "convert", "label", "libero record", "export", "push", "doctor")
-
-
-def flags_of(command: str) -> type[CommandArgs]:
-    """The flags of a command: `InspectArgs` in `commands/inspect.py` for `data inspect`."""
-    name = command.split()[-1]
-    return getattr(import_module(f"{__package__}.commands.{name}"), f"{name.capitalize()}Args")
+from .arguments import run_command
+from .commands import RECIPES, TOOLS, flags_of
 
 
 def main_of(command: str) -> Callable[[Any], Any]:

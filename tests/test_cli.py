@@ -20,8 +20,7 @@ from lawm_hf import cli
 from lawm_hf.arguments import CommandArgs, Outcome, arg, parse_args, run_command
 from lawm_hf.arguments.outcome import program
 from lawm_hf.arguments.quiet import quiet_libraries
-
-RECIPES = ("pretrain", "finetune", "evaluate", "analyze", "experiment")
+from lawm_hf.commands import RECIPES, TOOLS, flags_of
 
 
 def refusal(argv, monkeypatch, capsys) -> str:
@@ -40,8 +39,8 @@ def refusal(argv, monkeypatch, capsys) -> str:
 def test_help_of_every_command_imports_nothing_heavy_and_groups_its_flags():
     code = """
 import sys
-from lawm_hf import cli
-for words in ([], *(name.split() for name in (*cli.RECIPES, *cli.TOOLS))):
+from lawm_hf import cli, commands
+for words in ([], *(name.split() for name in (*commands.RECIPES, *commands.TOOLS))):
     sys.argv = ["lawm-hf", *words, "--help"]
     try:
         cli.main()
@@ -54,7 +53,7 @@ print(*{m.split(".")[0] for m in sys.modules})
     heavy = {"torch", "transformers", "numpy", "huggingface_hub", "datasets", "PIL", "yaml"}
     assert not heavy & set(loaded.split())
     usages = [line for line in told if line.startswith("usage: lawm-hf ")]
-    assert len(usages) == 1 + len(cli.RECIPES) + len(cli.TOOLS)
+    assert len(usages) == 1 + len(RECIPES) + len(TOOLS)
     pretrain = "\n".join(told).split("usage: lawm-hf ")[2]
     headings = re.findall(r"^(\w[\w ]*):$", pretrain, re.M)
     assert headings == ["data", "model", "training", "output", "of every command"]
@@ -105,11 +104,11 @@ def command(folder: str) -> str:
 )
 def test_what_a_recipe_says_to_type_next_is_a_command_with_its_folder(name, flags, commands):
     recipe, folder = import_module(f"lawm_hf.recipes.{name}"), "my runs/a"
-    args = parse_args(cli.flags_of(name), [*flags, "--output_dir", folder])
+    args = parse_args(flags_of(name), [*flags, "--output_dir", folder])
     outcome = recipe.outcome(args, *([None] if name == "pretrain" else []))
     assert [words[0] for words in outcome.following] == commands
     for command, *argv in outcome.following:
-        assert folder in vars(parse_args(cli.flags_of(command), argv)).values() or command == "push"
+        assert folder in vars(parse_args(flags_of(command), argv)).values() or command == "push"
         assert folder in argv
 
 

@@ -51,6 +51,7 @@ def our_commands(page: Path) -> list[tuple[str, list[str]]]:
                 shlex.split(part, comments=True) if re.search(r"lawm-hf|recipes/", part) else []
             )
             tokens = [re.sub(r"\$\w+", "0", token) for token in tokens]
+            tokens = tokens[: tokens.index(">")] if ">" in tokens else tokens
             for i, token in enumerate(tokens):
                 if recipe := re.fullmatch(r"recipes/(\w+)\.py", token):
                     found.append((recipe[1], tokens[i + 1 :]))

@@ -3,6 +3,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import typing
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def make_parser(arguments_class: type, fields: dict[str, dataclasses.Field]) -> 
     ]
     parser = Parser(
         usage=" ".join(["%(prog)s [CONFIG.yaml]", *needed, "[--flag value ...]"]),
-        description=arguments_class.__doc__,
+        description=inspect.cleandoc(arguments_class.__doc__ or ""),
         epilog="CONFIG.yaml gives values, flags override them. `-` and `_` are the same.",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30),
         allow_abbrev=False,
@@ -48,22 +49,31 @@ def make_parser(arguments_class: type, fields: dict[str, dataclasses.Field]) -> 
     return parser
 
 
-def add_flags(parser: argparse.ArgumentParser, fields: dict[str, dataclasses.Field]) -> None:
-    """Add the flags of a dataclass, each in its group, and those of every command."""
+def add_flags(
+    parser: argparse.ArgumentParser, fields: dict[str, dataclasses.Field]
+) -> list[argparse.Action]:
+    """Add the flags of a dataclass, each in its group, and those of every command.
+
+    Returns:
+        One for each field.
+    """
     used = {field.metadata["group"] for field in fields.values()} - {_LAST}
     order = [name for name in _ORDER if name in used] + sorted(used - {*_ORDER})
     groups = {name: parser.add_argument_group(name or "options") for name in (*order, _LAST)}
+    added = []
     for name, field in fields.items():
         told, options = field.metadata, {"help": _text(field).replace("%", "%%")}
         options |= {"metavar": name if told["positional"] else _metavar(field)}
         if not told["positional"]:
             options["required"] = default_of(field) is ...
         flag = name if told["positional"] else f"--{name}"
-        groups[told["group"]].add_argument(flag, nargs="+" if is_list(field) else None, **options)
+        options["nargs"] = "+" if is_list(field) else None
+        added.append(groups[told["group"]].add_argument(flag, **options))
     always = groups[_LAST]
     always.add_argument("-h", "--help", action="help", help="show this and exit")
     for name, text in SWITCHES.items():
         always.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+    return added
 
 
 def _metavar(field: dataclasses.Field) -> str:
@@ -76,7 +86,7 @@ def _text(field: dataclasses.Field) -> str:
     """Its help, and the default if there is one to tell."""
     told, default = field.metadata, default_of(field)
     text = told["help"]
-    if told["choices"] and is_list(field):
+    if told["choices"] and (is_list(field) or told["positional"]):
         text += f": {', '.join(told['choices'])}"
     if default in (..., None, "", "{}", []):
         return text
