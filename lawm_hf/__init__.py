@@ -7,11 +7,17 @@ registers all of them with transformers' Auto classes (`import lawm_hf.models` d
 
 import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import moved
 
 __version__ = "0.1.0.dev0"
+
+# A small checkpoint that comes with the package, made by `recipes/small.py`: a pretrained pair, and
+# the policy finetuned from it. `LAWMPolicy.from_pretrained(lawm_hf.TABLETOP_POLICY)`.
+TABLETOP = str(Path(__file__).parent / "assets" / "tabletop" / "pretrain")
+TABLETOP_POLICY = str(Path(__file__).parent / "assets" / "tabletop" / "finetune")
 
 if TYPE_CHECKING:
     from .models import (

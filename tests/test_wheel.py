@@ -38,6 +38,8 @@ def test_the_wheel_brings_recipes_and_configurations_and_runs_in_an_empty_folder
         if "__pycache__" not in path.parts:
             assert str(path.relative_to(REPOSITORY)) in held
     assert "hub/model_card_template.md" in held
+    for path in (REPOSITORY / "lawm_hf/assets").rglob("*.*"):
+        assert str(path.relative_to(REPOSITORY / "lawm_hf")) in held
     # `-P`: nothing of the checkout; a configuration by the name that it has there.
     code = f"import sys; sys.path.insert(0, {str(site)!r}); from lawm_hf import cli; cli.main()"
     config = "recipes/configs/pretrain_bridge.yaml"
