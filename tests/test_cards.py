@@ -56,8 +56,11 @@ class FakeApi:
     def __getattr__(self, name):
         return lambda *args, **options: self.calls.append((name, options))
 
-    def repo_info(self, repository):
-        return SimpleNamespace(private=self.is_private)
+    def repo_info(self, repository, revision=None):
+        return SimpleNamespace(private=self.is_private, sha="head")
+
+    def list_repo_refs(self, repository):
+        return SimpleNamespace(tags=[])
 
     def create_commit(self, **options):
         self.calls.append(("create_commit", options))

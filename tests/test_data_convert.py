@@ -184,7 +184,7 @@ def test_pushing_is_private_unless_told_otherwise(tmp_path, monkeypatch):
         def create_repo(self, repo, **options):
             calls.append((repo, options["private"]))
 
-        def upload_large_folder(self, **options):
+        def upload_folder(self, **options):
             calls.append(options["ignore_patterns"])
 
     monkeypatch.setattr("lawm_hf.hub.HfApi", Api)
@@ -205,7 +205,7 @@ def test_frames_of_something_something_do_not_become_public(tmp_path, monkeypatc
         def create_repo(self, repo, **options):
             pass
 
-        def upload_large_folder(self, **options):
+        def upload_folder(self, **options):
             uploads.append(options["repo_id"])
 
     monkeypatch.setattr("lawm_hf.hub.HfApi", Api)

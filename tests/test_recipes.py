@@ -353,9 +353,12 @@ def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(
 ):
     uploaded = {}
     for name in ("create_repo", "create_commit", "repo_info"):
-        monkeypatch.setattr(
-            f"huggingface_hub.HfApi.{name}", lambda self, *a, **k: uploaded.update(k)
-        )
+
+        def note(self, *args, **options):
+            uploaded.update(options)
+            return SimpleNamespace(private=True, sha="head")
+
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", note)
     push_run(four_straight, "me/tabletop")
     assert uploaded["private"] is True
     files = {o.path_in_repo: o.path_or_fileobj for o in uploaded["operations"]}

@@ -16,6 +16,7 @@ class PushArgs(CommandArgs):
     revision: str | None = arg(None, "branch; the main one by default")
     create_pr: bool = arg(False, "open a pull request instead")
     tag: str = arg("", "tag for the commit")
+    collection: str = arg("", "add it to this collection of yours, a title; private if new")
     allow_public: bool = arg(False, "even if a licence of the data forbids publishing")
 
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from .. import hub
 from ..writing.atomic import write_text_atomic
+from .answers import hub_errors
 from .licences import ORIGIN_FILE, UNKNOWN, label_sources, licence, origin, shareable
 from .push import check_repository
 from .text import plain
@@ -55,12 +56,18 @@ def describe_set(folder: Path, spec: str) -> None:
 
 
 def push_set(folder: Path, repository: str, *, private: bool) -> None:
-    """Upload the folder as a dataset repository; resumable."""
+    """Upload the folder as a dataset repository; done again, it sends what is not there yet."""
     api: Any = hub.HfApi()  # looked up where a caller may have put his own
-    api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_large_folder(
-        repo_id=repository, folder_path=folder, repo_type="dataset", ignore_patterns=[".parts/*"]
-    )
+    done = f"The set is in {folder}."
+    with hub_errors(repository, done):
+        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            repo_type="dataset",
+            ignore_patterns=[".parts/*"],
+            commit_message="Upload a set made by lawm_hf",
+        )
 
 
 def source_of(spec: str) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The push of a run to the Hub."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import hub
 from ..writing.atomic import read_json
+from .answers import hub_errors
 from .card import LICENCE_FILE, data_licences
 from .card_file import rename_card, run_files, write_card
 from .licences import Licence, licence, shareable
 
+# Of a collection, the name that the Hub has given it; anything else is a title.
+_SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
 # What a push uploads: models, processor, LeRobot's pipelines, card and records.
 _PARTS = ("", "policy", "world_model", "processor")
 _RESULT_FILES = (
@@ -32,6 +36,7 @@ def push_run(
     revision: str | None = None,
     create_pr: bool = False,
     tag: str = "",
+    collection: str = "",
     allow_public: bool = False,
 ) -> str:
     """Name the repository in the card and upload models, processor and reports, in one commit.
@@ -46,22 +51,36 @@ def push_run(
         revision: Branch to write to, made if it does not exist; the main one by default.
         create_pr: Open a pull request instead.
         tag: Name to give to the commit.
+        collection: Title of a collection of the repository's owner, made private if there is none
+            of that title, or the identifier of any; the repository is added to it.
         allow_public: Upload to a public repository even what no licence of the data allows there.
 
     Returns:
         Address of the commit.
 
     Raises:
-        ValueError: If the repository's name is none, or it is public and must not be.
+        ValueError: If the repository's name is none, or it is public and must not be, or has a tag
+            of that name.
+        OSError: If the Hub refuses, or cannot be reached.
     """
     check_repository(repository)
     folder = Path(folder)
     args, record = run_files(folder)
     licences = data_licences(args, record)
     api = hub.HfApi()  # looked up where a caller may have put his own
-    api.create_repo(repository, private=True, exist_ok=True)
-    if not allow_public:
-        check_private(api, repository, licences, "with `lawm-hf push --allow_public`")
+    with hub_errors(repository):
+        api.create_repo(repository, private=True, exist_ok=True)
+        if not allow_public:
+            check_private(api, repository, licences, "with `lawm-hf push --allow_public`")
+        if tag and tag in (found.name for found in api.list_repo_refs(repository).tags):
+            raise ValueError(
+                f"`tag` must be new, got {tag!r}, which {repository!r} has. Nothing was uploaded. "
+                "Choose another."
+            )
+        if revision and not revision.startswith("refs/"):
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        # Two runs pushed at once must not mix: the Hub refuses if this is no longer the newest.
+        parent = api.repo_info(repository, revision=revision).sha
     if not (folder / "README.md").exists():
         write_card(folder, repository)
     rename_card(folder / "README.md", repository)
@@ -70,20 +89,23 @@ def push_run(
     if shown not in ("auto", "none"):  # Then its frames are on the pictures.
         seen.append(licence(shown))
     files = _results(folder, with_frames=all(found.allows_frames for found in seen))
-    if revision and not revision.startswith("refs/"):
-        api.create_branch(repository, branch=revision, exist_ok=True)
-    commit = api.create_commit(
-        repo_id=repository,
-        operations=[
-            CommitOperationAdd("args.yaml", shared.encode()),
-            *(CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files),
-        ],
-        commit_message="Upload a lawm_hf run",
-        revision=revision,
-        create_pr=create_pr,
-    )
-    if tag:
-        api.create_tag(repository, tag=tag, revision=commit.oid)
+    with hub_errors(repository):
+        commit = api.create_commit(
+            repo_id=repository,
+            operations=[
+                CommitOperationAdd("args.yaml", shared.encode()),
+                *(CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files),
+            ],
+            commit_message="Upload a lawm_hf run",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=parent,
+        )
+    with hub_errors(repository, f"The run itself is uploaded: {commit}."):
+        if tag:
+            api.create_tag(repository, tag=tag, revision=commit.oid)
+        if collection:
+            _collect(api, collection, repository)
     return str(commit)
 
 
@@ -118,6 +140,16 @@ def check_private(api: Any, repository: str, licences: dict[str, Licence], remed
             f"{repository!r} is public. Nothing was uploaded. Push to another name, created "
             f"private, or {remedy} if you have the right."
         )
+
+
+def _collect(api: Any, collection: str, repository: str) -> None:
+    """Add the repository to a collection, by title or identifier; once is enough."""
+    slug = collection
+    if not _SLUG.fullmatch(collection):
+        owner = repository.split("/")[0]
+        made = api.create_collection(collection, namespace=owner, private=True, exists_ok=True)
+        slug = made.slug
+    api.add_collection_item(slug, repository, "model", exists_ok=True)
 
 
 def _results(folder: Path, with_frames: bool) -> list[Path]:

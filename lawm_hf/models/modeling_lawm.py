@@ -25,6 +25,7 @@ from .configuration_lawm import (
 )
 from .inference_lawm import compile_policy
 from .modeling_outputs import LatentNorm, PolicyOutput, WorldModelOutput
+from .sharing_lawm import SharedOnHub
 
 _HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -56,7 +57,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
     return config_class.from_pretrained(folder, **hub)
 
 
-class LAWMModel(PreTrainedModel):
+class LAWMModel(SharedOnHub, PreTrainedModel):
     """Loads what a configuration names, and all of it.
 
     `from_pretrained` of an abstract class returns the subclass that the configuration is registered
@@ -117,6 +118,12 @@ class LAWMModel(PreTrainedModel):
                 module.reset()
         check_weights(model, str(folder))
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, *args, push_to_hub=False, **kwargs) -> None:
+        """Write configuration and weights; see `PreTrainedModel.save_pretrained`."""
+        if push_to_hub:
+            return self._save_and_push(save_directory, kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> Any:
         """None: words come embedded. Accelerate asks when it shards a model."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MODEL_MAPPING, AutoModel
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .configuration_lawm import StrictConfig
 from .configuration_pretraining import LAWMPretrainingConfig
@@ -37,6 +37,7 @@ class LAWMForPretraining(LAWMModel):
     config_class = LAWMPretrainingConfig
     config: LAWMPretrainingConfig
     main_input_name = "frames"
+    processor_folder = "processor"
     supports_gradient_checkpointing = True  # of the parts that do
 
     def __init__(
@@ -92,9 +93,13 @@ class LAWMForPretraining(LAWMModel):
             kl_loss=prediction.kl_loss,
         )
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def save_pretrained(
+        self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Write `policy/` and `world_model/` below a folder, and beside them what is the pair's."""
         folder = Path(save_directory)
+        if push_to_hub:
+            return self._save_and_push(folder, kwargs)
         self.policy.save_pretrained(folder / "policy", **kwargs)
         self.world_model.save_pretrained(folder / "world_model", **kwargs)
         self.config.architectures = [type(self).__name__]
@@ -110,23 +115,37 @@ class LAWMForPretraining(LAWMModel):
             pretrained_model_name_or_path: What `save_pretrained` or `recipes/pretrain.py` wrote.
             *args: Nothing.
             config: Of a known objective; read from the folder by default.
-            **kwargs: `revision`, `cache_dir` and so on, as of `PreTrainedModel.from_pretrained`.
+            **kwargs: `revision`, `subfolder`, `cache_dir` and so on, as of
+                `PreTrainedModel.from_pretrained`.
         """
         folder = pretrained_model_name_or_path
+        inside = kwargs.pop("subfolder", "")
         if config is None:
             # Older runs wrote no configuration of the pair.
-            has_config = cached_file(
-                folder, "config.json", _raise_exceptions_for_missing_entries=False, **kwargs
+            found = cached_file(
+                folder,
+                "config.json",
+                subfolder=inside,
+                _raise_exceptions_for_missing_entries=False,
+                **kwargs,
             )
-            config = load_config(folder, LAWMPretrainingConfig, **kwargs) if has_config else None
-        policy = LAWMPolicy.from_pretrained(folder, subfolder="policy", **kwargs)
-        world_model = LAWMWorldModel.from_pretrained(folder, subfolder="world_model", **kwargs)
+            if found:
+                config = load_config(folder, LAWMPretrainingConfig, subfolder=inside, **kwargs)
+            # All parts of one commit, even if somebody pushes meanwhile.
+            if commit := extract_commit_hash(found, None):
+                kwargs["revision"] = commit
+        parts = {name: f"{inside}/{name}".strip("/") for name in ("policy", "world_model")}
+        policy = LAWMPolicy.from_pretrained(folder, subfolder=parts["policy"], **kwargs)
+        world_model = LAWMWorldModel.from_pretrained(
+            folder, subfolder=parts["world_model"], **kwargs
+        )
         if config is None:
             return cls(policy, world_model).eval()
         model_class: Any = MODEL_MAPPING[type(config)]
         model = model_class(policy, world_model, **own_options(config))
         if own := model._own_weights():
-            saved = load_file(str(cached_file(folder, _OWN_WEIGHTS, **kwargs)))
+            file = cached_file(folder, _OWN_WEIGHTS, subfolder=inside, **kwargs)
+            saved = load_file(str(file))
             if saved.keys() != own.keys():
                 raise ValueError(
                     f"{_OWN_WEIGHTS} in {str(folder)!r} must hold {sorted(own)}, got "

@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 from .configuration_lawm import LAWMPolicyConfig
 from .images_lawm import check_images, colour_jitter, constant, random_shift, resize, send
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
+from .sharing_lawm import SharedOnHub
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
 
 # ImageNet's, since trunks may start from ImageNet weights; any fixed scaling would do for others.
@@ -26,7 +27,7 @@ ACTION_TOLERANCE = 0.1
 _HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class LAWMProcessor(ProcessorMixin):
+class LAWMProcessor(SharedOnHub, ProcessorMixin):
     """Turns raw batches into model inputs, and predicted actions back into the robot's units.
 
     Saved beside each model; a finetuned checkpoint carries its statistics and, when a text model is
@@ -250,9 +251,11 @@ class LAWMProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any):
         """Write `processor_config.json` and the instruction embeddings; see `ProcessorMixin`."""
+        if push_to_hub:
+            return self._save_and_push(save_directory, kwargs)
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.task_encoder.save(save_directory)
-        return super().save_pretrained(str(save_directory), push_to_hub=push_to_hub, **kwargs)
+        return super().save_pretrained(str(save_directory), **kwargs)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
