@@ -93,7 +93,8 @@ def online(stand_in, tmp_path, monkeypatch) -> Iterator[StandIn]:
         stand_in.restart()
     template = stand_in.url + "/{repo_id}/resolve/{revision}/{filename}"
     settings = {"ENDPOINT": stand_in.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
-    settings |= {"HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    settings |= {"HF_HUB_DISABLE_PROGRESS_BARS": True, "HF_HUB_OFFLINE": False}
+    settings |= {"HF_HUB_CACHE": str(tmp_path / "cache")}
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_me")

@@ -68,7 +68,11 @@ class XetStorage:
             if flags & 1 << 30:
                 # Stored as all hashes of Xet are: as four numbers.
                 sha = _text(shard[at : at + 32])
-                if hashlib.sha256(self.read(_text(name))).hexdigest() != sha:
+                try:
+                    content = self.read(_text(name))
+                except (IndexError, ValueError, OSError):  # no chunks, or no such xorb
+                    return False
+                if hashlib.sha256(content).hexdigest() != sha:
                     return False
                 self.files[sha] = _text(name)
                 at += _ROW

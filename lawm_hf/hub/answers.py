@@ -37,7 +37,9 @@ def hub_errors(repository: str, done: str = "Nothing was committed.") -> Iterato
     """
     try:
         yield
-    except (_HTTP_ERROR, RuntimeError) as error:
+    except (_HTTP_ERROR, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of this machine: a file, a disk
         causes: list[BaseException] = [error]
         while cause := causes[-1].__cause__:
             causes.append(cause)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from .. import hub
@@ -48,7 +49,11 @@ def describe_set(folder: Path, spec: str) -> None:
     source = source_of(spec)
     found = licence(source)
     told = "See the licence of the original data." if found is UNKNOWN else f"{found.text}."
-    card = f"# {plain(source.partition(':')[0])}, converted by lawm_hf\n\n{told}\n"
+    front: dict[str, Any] = {"tags": ["lawm_hf", "video"], "task_categories": ["robotics"]}
+    if found.allows_frames:  # others would have to be described; the text does
+        front["license"] = found.name
+    card = f"---\n{yaml.safe_dump(front)}---\n\n"
+    card += f"# {plain(source.partition(':')[0])}, converted by lawm_hf\n\n{told}\n"
     if _forbids(source):
         card += "Keep copies private. Weights trained on it should say so.\n"
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -99,7 +99,8 @@ class LAWMForPretraining(LAWMModel):
         """Write `policy/` and `world_model/` below a folder, and beside them what is the pair's."""
         folder = Path(save_directory)
         if push_to_hub:
-            return self._save_and_push(folder, kwargs)
+            self._save_and_push(folder, kwargs)
+            return
         self.policy.save_pretrained(folder / "policy", **kwargs)
         self.world_model.save_pretrained(folder / "world_model", **kwargs)
         self.config.architectures = [type(self).__name__]

@@ -19,8 +19,7 @@ _CARD = """---
 # {title}
 
 {what}, uploaded from Python. How it was trained, on what data and under which licence is not
-recorded here: **state it before you share this**. A run of a recipe that `lawm-hf push` uploads says so
-by itself.
+recorded here: **state it before you share this**.
 
 ## Use
 
