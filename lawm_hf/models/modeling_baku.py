@@ -19,11 +19,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_baku import BakuConfig
 
-# Unused here, but transformers loads remote code from a folder with direct imports only.
+# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
+from .sharing_lawm import SharedOnHub  # noqa: F401
 
 
 class TransformerBlock(GradientCheckpointingLayer):

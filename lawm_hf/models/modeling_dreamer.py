@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .configuration_dreamer import DreamerV3Config
 from .images_lawm import send
 
-# Unused here, but transformers loads remote code from a folder with direct imports only.
+# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
@@ -25,6 +25,7 @@ from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
 from .modeling_outputs import WorldModelOutput, frame_error, masked_mean
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
+from .sharing_lawm import SharedOnHub  # noqa: F401
 
 
 class DreamerV3WorldModel(LAWMWorldModel):
