@@ -309,3 +309,12 @@ def test_a_new_policy_learns_the_labels_and_is_then_finetuned_on_actions(
     after = LAWMPolicy.from_pretrained(tuned)
     assert after.config.action_size == 7
     torch.testing.assert_close(after.blocks.state_dict(), before.blocks.state_dict())
+
+
+@pytest.mark.slow
+def test_processes_write_the_labels_that_one_process_writes(tmp_path, monkeypatch, baku):
+    spec, parts = f"folder:{build_folder(tmp_path / 'clips', 5)}", ("--clips_per_part", 2)
+    one = open_source(label(monkeypatch, baku, spec, tmp_path / "one", *parts))
+    two = open_source(label(monkeypatch, baku, spec, tmp_path / "two", *parts, "--tasks", 2))
+    for clip in one.clips.tolist():
+        np.testing.assert_allclose(one.low_dim(clip)[1], two.low_dim(clip)[1], atol=1e-6)

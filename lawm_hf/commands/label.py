@@ -1,36 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf label`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arguments import TaskArgs, arg
+from ..arguments import Outcome, TaskArgs, arg
+from .pretrain import PretrainArgs
+
+_STILL = 0.02  # deviation below which latents say nothing
 
 
 @dataclass
 class LabelArgs(TaskArgs):
     """Latent actions of a pretrained policy as a column of a LeRobot set, for every frame."""
 
-    policy: str = arg(..., "folder or Hub repository of a pretraining run", positional=True)
-    sources: str = arg(..., "what to label (lawm_hf.data.spec)")
-    out: Path = arg(..., "folder to write")
-    revision: str | None = arg(None, "of the policy's repository")
-    image_size: int | None = arg(
-        None, "side (even) of the pictures that are written; by default the policy's", min=2
+    policy: str = arg(
+        ..., "folder or Hub repository of a pretraining run", positional=True, group="model"
     )
+    sources: str = arg(..., "what to label (lawm_hf.data.spec)", group="data")
+    out: Path = arg(..., "folder to write", group="output")
+    revision: str | None = arg(None, "of the policy's repository", group="model")
+    batch_size: int = arg(64, "frames that the policy sees at a time", min=1, group="model")
+    device: str = arg("auto", "where the policy runs: auto, cpu, cuda, ...", group="model")
     fps: float | None = arg(
-        None, "frames per second of the result, at each time the nearest frame", above=0
+        None,
+        "frames per second of the result, at each time the nearest frame",
+        above=0,
+        group="data",
     )
-    batch_size: int = arg(64, "frames that the policy sees at a time", min=1)
-    device: str = arg("auto", "where the policy runs: auto, cpu, cuda, ...")
-    clips_per_part: int = arg(100, "clips in an mp4; a run that was killed goes on there", min=1)
-    push_to: str = arg("", "USER/NAME on the Hub: upload as a private dataset")
-    public: bool = arg(False, "with push_to: not private, if all licences allow it")
+    image_size: int | None = arg(
+        None,
+        "side (even) of the pictures that are written; by default the policy's",
+        min=2,
+        group="output",
+    )
+    clips_per_part: int = arg(
+        100, "clips in an mp4; a run that was killed goes on there", min=1, group="output"
+    )
+    push_to: str = arg("", "USER/NAME on the Hub: upload as a private dataset", group="output")
+    public: bool = arg(False, "with push_to: not private, if all licences allow it", group="output")
 
 
-def main(args: LabelArgs) -> None:
+def main(args: LabelArgs) -> Outcome:
     """Label, describe the set, and push it if asked to."""
+    import numpy as np
     import torch
 
     from ..analysis.labels import COLUMN, open_labels
@@ -40,7 +55,6 @@ def main(args: LabelArgs) -> None:
     from ..hub.label_card import Teacher, describe_labels
     from ..plugins import import_recorded
     from ..writing.atomic import read_json
-    from ..writing.text import printable
 
     executor, device = args.make_executor(), args.device
     if device == "auto":
@@ -69,15 +83,28 @@ def main(args: LabelArgs) -> None:
         num_left_out=len(bad),
         repository=args.push_to,
     )
-    std: Any = torch.tensor(numbers["std"])
-    print(  # noqa: T201
-        f"Wrote {len(source.clips) - len(bad)} clips, {numbers['count'][0]:,} frames, to "
-        f"{args.out}: `{COLUMN}` of shape {list(labels.shape)} varies by {std.mean():.2f} (mean "
-        f"standard deviation; it lies in [-1, 1])."
-    )
-    for line in bad:
-        print(f"Left out {printable(line)}")  # noqa: T201
-    if std.max() < 0.02:
-        print("ALARM  The latents hardly vary: this policy tells these frames not apart.")  # noqa: T201
     if args.push_to:
         push_set(args.out, args.push_to, private=not args.public)
+    made = {"out": str(args.out), "clips": len(source.clips) - len(bad), "left_out": bad}
+    made |= {"frames": numbers["count"][0], "column": COLUMN, "shape": list(labels.shape)}
+    made["std"] = round(float(np.mean(numbers["std"])), 4)
+    lines = [
+        f"Wrote {made['clips']} clips, {made['frames']:,} frames, to {args.out}. `{COLUMN}` of "
+        f"shape {made['shape']} has a mean standard deviation of {made['std']:.2f} within [-1, 1]."
+    ]
+    lines += [f"Left out {line}" for line in bad]
+    if made["std"] < _STILL:
+        lines.append("ALARM  The latents hardly vary: to this policy all these frames are alike.")
+    return Outcome(made, "\n".join(lines), [_learn(args.out, labels)])
+
+
+def _learn(out: Path, labels: Any) -> list[str]:
+    """The command that teaches the labels to a new policy."""
+    flags = ["pretrain", "--objective", "supervised", "--sources"]
+    flags.append(f"lerobot:{out},action={next(iter(labels.features))}")
+    chunk_size, action_size = labels.shape
+    if chunk_size != PretrainArgs.chunk_size:
+        flags += ["--chunk_size", str(chunk_size)]
+    if action_size != 7:
+        flags += ["--policy_config", json.dumps({"action_size": action_size})]
+    return flags

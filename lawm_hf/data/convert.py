@@ -224,8 +224,8 @@ def _common_rate(source: Source, wanted: float | None) -> float:
             f"All clips of a LeRobot set are of one rate, but {len(odd)} of {len(rates)} are not "
             f"of {float(rate):g} frames per second, such as {source.clip_name(odd[0])} of "
             f"{rates[odd[0]]:g}. Pass `--fps {slowest:g}` to take the frames nearest to those "
-            "times, convert the clips of each rate to a set of their own, or pass `--format "
-            "shards`, which keeps the times of all frames."
+            "times, take the clips of each rate for a set of their own, or use `lawm-hf convert "
+            "--format shards`, which keeps the times of all frames."
         )
     if wanted is not None:
         _check_rates(source, rates, float(rate))
