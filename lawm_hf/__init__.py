@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         LAWMProcessor,
         LAWMWorldModel,
         LAWMWorldModelConfig,
+        VlmPolicy,
+        VlmPolicyConfig,
     )
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "LAWMWorldModel",
     "LAWMWorldModelConfig",
     "LawmForPretraining",
+    "VlmPolicy",
+    "VlmPolicyConfig",
 ]
 
 

@@ -87,7 +87,7 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
         image_size=policy.config.image_size,
         text_encoder=args.text_encoder,
         task_embed_size=policy.config.task_embed_size,
-        **(centred if options.get("stem") == "strided" else {}),
+        **(centred if options.get("stem") == "strided" else policy.config.processor_options()),
     )
     if args.vision_from:
         copy_frame_encoder(policy, args.vision_from)

@@ -72,6 +72,7 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
         frame_size=args.frame_size,
         text_encoder=args.text_encoder,
         task_embed_size=policy.config.task_embed_size,
+        **policy.config.processor_options(),
     )
     if not latent:
         return policy, processor

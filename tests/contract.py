@@ -30,11 +30,13 @@ def make_inputs(config: LAWMPolicyConfig, batch_size: int = 3, seed: int = 0) ->
     def normal(*shape: int) -> Tensor:
         return torch.randn(batch_size, *shape, generator=generator)
 
+    tokens = torch.randint(2, (batch_size, config.num_task_tokens), generator=generator)
     action_is_pad = torch.zeros(batch_size, config.chunk_size, dtype=torch.bool)
     action_is_pad[:, -1] = True
     return {
         "pixel_values": normal(config.num_views, 3, config.image_size, config.image_size),
         "task_embeds": normal(config.task_embed_size),
+        **({"task_tokens": tokens} if config.num_task_tokens else {}),
         "state": normal(config.state_size),
         "actions": normal(config.chunk_size, config.action_size).tanh(),
         "action_is_pad": action_is_pad,

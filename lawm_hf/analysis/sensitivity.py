@@ -31,12 +31,13 @@ def input_effects(
         Effects of image and of instruction; zeros if the latents do not vary.
     """
     partners = torch.from_numpy(swap_partners(clips.episodes, seed))
-    tasks = torch.cat([batch["task_embeds"] for batch in clips.batches])[partners]
+    names = [name for name in clips.batches[0] if name.startswith("task_")]
+    tasks = {n: torch.cat([batch[n] for batch in clips.batches])[partners] for n in names}
     crossed, position = [], 0
     with evaluating(policy):
         for batch in clips.batches:
             size = len(batch["task_embeds"])
-            changed = {**batch, "task_embeds": tasks[position : position + size]}
+            changed = batch | {n: tasks[n][position : position + size] for n in names}
             crossed.append(policy(**observation(changed, policy.device)).actions.float().cpu())
             position += size
     own, mixed = latents.double().flatten(1), torch.cat(crossed).double().flatten(1)  # (M, N*A)

@@ -93,7 +93,10 @@ def demonstration_batch(policy: LAWMPolicy, num_views: int = 2) -> dict[str, Ten
 
 def _observation(policy: LAWMPolicy, num_views: int) -> dict[str, Tensor]:
     c = policy.config
-    return {
+    batch = {
         "pixel_values": torch.randn(_BATCH_SIZE, num_views, 3, c.image_size, c.image_size),
         "task_embeds": torch.randn(_BATCH_SIZE, c.task_embed_size),
     }
+    if c.num_task_tokens:
+        batch["task_tokens"] = torch.ones(_BATCH_SIZE, c.num_task_tokens, dtype=torch.long)
+    return batch

@@ -25,7 +25,7 @@ _PARTS = ("", "policy", "world_model", "processor")
 _RESULT_FILES = (
     *("README.md", LICENCE_FILE, "environment.json", "health.json"),
     *("config.json", "processor_config.json", "policy_p*processor.json"),
-    *("*.safetensors", "*.safetensors.index.json"),
+    *("*.safetensors", "*.safetensors.index.json", "task_tokenizer.json"),
 )
 
 

@@ -62,6 +62,7 @@ def new_policy(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
         image_size=options.image_size,
         text_encoder=config.text_encoder,
         task_embed_size=options.task_embed_size,
+        **options.processor_options(),
     )
     return policy_class(options), processor
 

@@ -11,12 +11,14 @@ from .configuration_diffusion import DiffusionPolicyConfig
 from .configuration_dreamer import DreamerV3Config
 from .configuration_lawm import LAWMPolicyConfig, LAWMWorldModelConfig
 from .configuration_pretraining import LAWMPretrainingConfig
+from .configuration_vlm import VlmPolicyConfig
 from .modeling_baku import BakuPolicy
 from .modeling_diffusion import DiffusionPolicy
 from .modeling_dreamer import DreamerV3WorldModel
 from .modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .modeling_outputs import PolicyOutput, PretrainingOutput, WorldModelOutput, masked_mean
 from .modeling_pretraining import LAWMForPretraining, LawmForPretraining
+from .modeling_vlm import VlmPolicy
 from .processing_lawm import LAWMProcessor
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "LawmForPretraining",
     "PolicyOutput",
     "PretrainingOutput",
+    "VlmPolicy",
+    "VlmPolicyConfig",
     "WorldModelOutput",
     "masked_mean",
 ]

@@ -86,6 +86,8 @@ class LAWMPolicyConfig(StrictConfig):
         action_size: Numbers `A` in one action, latent or real (paper §IV: 7).
         state_size: Numbers `P` of robot proprioception; 0 for a policy that never sees any.
         task_embed_size: Width `L` of the instruction embedding that the processor computes.
+        num_task_tokens: Token ids `T` of the instruction, for a policy that reads words by itself;
+            0 for one that reads their embedding.
         image_size: Side of the square views, in pixels.
         num_views: Most views the policy can tell apart; fewer may be given.
         latent_norm: `"batch"` standardises the last layer's output over the batch before the tanh,
@@ -99,9 +101,14 @@ class LAWMPolicyConfig(StrictConfig):
     action_size: int = 7
     state_size: int = 8
     task_embed_size: int = 512
+    num_task_tokens: int = 0
     image_size: int = 128
     num_views: int = 2
     latent_norm: Literal["batch", "none"] = "none"
+
+    def processor_options(self) -> dict[str, Any]:
+        """What a new `LAWMProcessor` for this policy takes besides sizes and text encoder."""
+        return {}
 
     def validate_sizes(self):
         """Sizes are positive (the state may be absent)."""

@@ -34,6 +34,9 @@ def example_observation(policy: Any, batch_size: int = 2) -> dict[str, Tensor]:
     if config.state_size:
         shapes["state"] = (config.state_size,)
     drawn = {k: torch.randn(batch_size, *s, generator=generator) for k, s in shapes.items()}
+    if config.num_task_tokens:
+        shape = (batch_size, config.num_task_tokens)
+        drawn["task_tokens"] = torch.randint(2, shape, generator=generator)  # in any vocabulary
     drawn |= policy.draw_noise(batch_size, generator)
     return {name: value.to(policy.device) for name, value in drawn.items()}
 

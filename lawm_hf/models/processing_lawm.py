@@ -17,6 +17,7 @@ from .images_lawm import check_images, colour_jitter, constant, random_shift, re
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
 from .sharing_lawm import SharedOnHub
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
+from .tokens_lawm import TOKENIZER_FILE, TaskTokenizer
 
 # ImageNet's, since trunks may start from ImageNet weights; any fixed scaling would do for others.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -41,6 +42,9 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
         text_encoder: `"hashing"` (no weights), or the id or folder of a transformers text model.
         task_embed_size: Width `L` of `task_embeds`; `None` for the encoder's own.
         task_center: Subtracted from each embedding, `(L,)`; see `center_tasks`.
+        task_tokens: For a policy that reads words by itself: the id or folder of its tokenizer, or
+            `"hashing:VOCABULARY"` (no file); see `LAWMPolicyConfig.processor_options`.
+        num_task_tokens: Token ids `T` of an instruction.
         state_normalization: `"min_max"`, `"quantile"`, `"mean_std"` or `"identity"`.
         action_normalization: The same without `"mean_std"`: policies output [-1, 1].
         state_stats: Statistics by LeRobot's names (`min`, `max`, `mean`, `std`, `q01`, `q99`).
@@ -61,6 +65,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
         text_encoder: str = HASHING,
         task_embed_size: int | None = None,
         task_center: list[float] | None = None,
+        task_tokens: str | None = None,
+        num_task_tokens: int = 0,
         state_normalization: NormalizationMode = "min_max",
         action_normalization: NormalizationMode = "min_max",
         state_stats: Statistics | None = None,
@@ -83,6 +89,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
         self.task_encoder = TaskEncoder(text_encoder, task_embed_size)
         self.task_embed_size = self.task_encoder.size
         self.task_center = task_center
+        self.task_tokens, self.num_task_tokens = task_tokens, num_task_tokens
+        self.task_reader = TaskTokenizer(task_tokens, num_task_tokens) if task_tokens else None
         self.state_normalization: NormalizationMode = state_normalization
         self.action_normalization: NormalizationMode = action_normalization
         self.shift, self.brightness, self.contrast = shift, brightness, contrast
@@ -154,7 +162,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
             generator: CPU generator of these draws; PyTorch's global one by default.
 
         Returns:
-            `pixel_values`, `task_embeds`, and whichever of `state`, `state_mask`, `actions`,
+            `pixel_values`, `task_embeds`, `task_tokens` `(B, T)` if the processor makes them (-1
+            past the end of an instruction), and whichever of `state`, `state_mask`, `actions`,
             `action_is_pad`, `frames`, `frame_is_pad`, `view_mask` were given.
 
         Raises:
@@ -168,6 +177,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
             "pixel_values": self._views(images, augment, generator),
             "task_embeds": self._embed(task),
         }
+        if self.task_reader is not None:
+            batch["task_tokens"] = self.task_reader(task)
         given = {"view_mask": view_mask, "state_mask": state_mask}
         given |= {"action_is_pad": action_is_pad, "frame_is_pad": frame_is_pad}
         masks = {
@@ -246,15 +257,17 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """Constructor arguments, for `processor_config.json`."""
         light = copy.copy(self)
-        del light.task_encoder, light.state_normalizer, light.action_normalizer
+        del light.task_encoder, light.task_reader, light.state_normalizer, light.action_normalizer
         return super(LAWMProcessor, light).to_dict()
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any):
-        """Write `processor_config.json` and the instruction embeddings; see `ProcessorMixin`."""
+        """Write `processor_config.json`, instruction embeddings and tokenizer, if there are any."""
         if push_to_hub:
             return self._save_and_push(save_directory, kwargs)
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.task_encoder.save(save_directory)
+        if self.task_reader is not None:
+            self.task_reader.save(save_directory)
         return super().save_pretrained(str(save_directory), **kwargs)
 
     @classmethod
@@ -274,15 +287,19 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
             raise TypeError(
                 f"`LAWMProcessor` has no option `{unknown[0]}`. See its docstring for those it has."
             )
-        saved = cached_file(
-            path,
-            EMBEDDINGS_FILE,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs},
-        )
-        if saved is not None:
-            processor.task_encoder.load(saved)
+        readers = {EMBEDDINGS_FILE: processor.task_encoder}
+        if processor.task_reader is not None:
+            readers[TOKENIZER_FILE] = processor.task_reader
+        for file, reader in readers.items():
+            saved = cached_file(
+                path,
+                file,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs},
+            )
+            if saved is not None:
+                reader.load(saved)
         return processor
 
 
