@@ -630,7 +630,8 @@ ACT = {
     "image_size": 64,
     "task_embed_size": 64,
 }
-KINDS = {"baku": {"num_layers": 1} | SMALL, "diffusion": DIFFUSION | SMALL, "act": ACT}
+VLM = {"policy_type": "vlm", "task_embed_size": 64, "hidden_size": 32, "num_expert_layers": 1}
+KINDS = {"baku": {"num_layers": 1} | SMALL, "diffusion": DIFFUSION | SMALL, "act": ACT, "vlm": VLM}
 
 
 def test_given_noise_decides_what_a_diffusion_policy_does():

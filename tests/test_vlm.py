@@ -9,6 +9,7 @@ import pytest
 import torch
 from contract import OwnPolicyContract, make_inputs, make_observation
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
@@ -63,6 +64,10 @@ def make_policy(**options) -> VlmPolicy:
 class TestVlmPolicy(OwnPolicyContract):
     policy_class = VlmPolicy
     options = TINY
+
+    @pytest.mark.slow
+    def test_a_saved_policy_loads_where_this_package_is_not_installed(self, tmp_path):
+        super().test_a_saved_policy_loads_where_this_package_is_not_installed(tmp_path)
 
 
 # ------------------------------------------------------------------------ gradients
@@ -162,17 +167,21 @@ def test_gradient_checkpointing_changes_no_gradient():
 # ------------------------------------------------------------------------ a backbone in a folder
 
 
+def words_to_tokenizer(more: tuple[str, ...] | list[str] = (), **options):
+    words = {word: i for i, word in enumerate([*WORDS, *more])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **options)
+
+
 @pytest.fixture
 def backbone(tmp_path) -> str:
     """A vision-language model as it lies on the Hub: weights, tokenizer, picture processor."""
     folder = tmp_path / "smolvlm"
     config = AutoConfig.for_model(**SMOLVLM)
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
-    words = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
-    tokenizer = Tokenizer(words)
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    words_to_tokenizer().save_pretrained(folder)
     picture = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (folder / "preprocessor_config.json").write_text(json.dumps(picture))
     return str(folder)
@@ -262,3 +271,36 @@ def test_hashed_words_keep_their_order_and_the_tabletops_words_have_an_id_each()
     words = " ".join(["go to the put pick up place in on cube", *CUBE_COLORS, *GOALS])
     ids = hash_ids(words, 2048)
     assert len(set(ids)) == len(set(words.split()))
+
+
+# ------------------------------------------------------------------------ the recipes, and LeRobot
+
+
+@pytest.mark.slow
+def test_it_is_pretrained_finetuned_and_acts_in_both_libraries(tmp_path):
+    import test_recipes as recipes
+
+    tiny = {"hidden_size": 32, "num_expert_layers": 1}
+    folder, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
+    options = {"policy_type": "vlm", "policy_config": json.dumps(tiny)}
+    recipes.pretrain(folder, steps=2, **options, eval_source=recipes.SMALL["sources"][0])
+    recipes.finetune(finetuned, pretrained=str(folder), steps=2)
+    before, after = (load_file(f / "model.safetensors") for f in (folder / "policy", finetuned))
+    assert before.keys() == after.keys()
+    for state in (recipes.AcceleratorState, recipes.PartialState, recipes.GradientState):
+        state._reset_state()
+    module = recipes.recipe("evaluate")
+    options = {"policy": str(finetuned), "output_dir": str(tmp_path / "eval"), "episodes": 2}
+    module.main(module.EvaluateArgs(**options))
+    assert json.loads((tmp_path / "eval/summary.json").read_text())["episodes"] == 2
+
+    pytest.importorskip("lerobot")
+    from lawm_hf.lerobot.modeling_lawm import LeRobotLAWMPolicy
+
+    theirs = LeRobotLAWMPolicy.from_pretrained(finetuned)
+    views, state, task = torch.rand(1, 2, 3, 64, 64), torch.rand(1, 8), ["go to the red cube"]
+    observation = {f"observation.images.{v}": views[:, i] for i, v in enumerate(("front", "wrist"))}
+    chunk = theirs.predict_action_chunk(observation | {"observation.state": state, "task": task})
+    policy, processor = (c.from_pretrained(finetuned) for c in (LAWMPolicy, LAWMProcessor))
+    expected = policy.predict_action_chunk(**processor(images=views, task=task, state=state))
+    torch.testing.assert_close(chunk, processor.unnormalize_actions(expected))

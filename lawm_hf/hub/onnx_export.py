@@ -56,8 +56,8 @@ def export_onnx(
 
     Raises:
         ImportError: If the extra `onnx` is not installed.
-        ValueError: If the policy is no single graph, has no statistics of its actions, or
-            onnxruntime disagrees with torch by more than 1e-4.
+        ValueError: If the policy is no single graph, reads tokens or has no statistics of its
+            actions, or if onnxruntime disagrees with torch by more than 1e-4.
     """
     missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
     if missing:
@@ -68,6 +68,11 @@ def export_onnx(
     if out is None and not Path(folder).is_dir():
         raise ValueError(f"{str(folder)!r} is not a local folder: say with `--out` where to write.")
     policy = LAWMPolicy.from_pretrained(folder).float().eval()
+    if policy.config.num_task_tokens:
+        raise ValueError(
+            "The file carries embeddings of instructions, and this policy reads token ids. Use "
+            "`policy.compile_for_inference()`, or the policy as it is."
+        )
     processor = LAWMProcessor.from_pretrained(folder)
     finish = _RobotUnits(processor, policy.config.action_size)
     program = capture(policy, finish)
