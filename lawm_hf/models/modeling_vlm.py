@@ -32,10 +32,11 @@ from transformers import initialization as init
 
 from .configuration_vlm import VlmPolicyConfig
 
-# Unused here, but transformers loads remote code from a folder with direct imports only.
+# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
+from .sharing_lawm import SharedOnHub  # noqa: F401
 
 
 class VlmPolicy(LAWMPolicy):
