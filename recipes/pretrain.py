@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from lawm_hf.analysis.health import LatentHealth
-from lawm_hf.analysis.report import LatentReport, training_sources
+from lawm_hf.analysis.report import LatentReport, track, training_sources
 from lawm_hf.arguments import Outcome, parse_json_options, run_command
 from lawm_hf.commands.pretrain import PretrainArgs
 from lawm_hf.data import WindowLoader, WindowSpec, make_loader
@@ -207,7 +207,7 @@ def main(args: PretrainArgs) -> Outcome | None:
         save(whole, processor, args)
     with told_only("The record of the run", AGAIN):
         log.close()
-    health = show(whole, report, args) if accelerator.is_main_process else None
+    health = show(whole, report, args, accelerator) if accelerator.is_main_process else None
     accelerator.end_training()
     unlock_folder(args.output_dir)
     return outcome(args, health) if accelerator.is_main_process else None
@@ -221,7 +221,10 @@ def save(model: torch.nn.Module, processor: LAWMProcessor, args: PretrainArgs) -
 
 
 def show(
-    model: torch.nn.Module, report: LatentReport | None, args: PretrainArgs
+    model: torch.nn.Module,
+    report: LatentReport | None,
+    args: PretrainArgs,
+    accelerator: Accelerator,
 ) -> LatentHealth | None:
     """Show what the latents have learned, and share the result if asked to."""
     health = None
@@ -229,7 +232,9 @@ def show(
         with told_only("The health report", AGAIN):
             health = report.health(model)
             print(health)  # noqa: T201
-            print(f"See {report.strip(model, 'strip')}")  # noqa: T201
+            picture = report.strip(model, "strip")
+            print(f"See {picture}")  # noqa: T201
+            track(accelerator, health.scalars(), picture, args.steps)
     with told_only("The model card", AGAIN):
         write_card(args.output_dir, args.push_to_hub)
     if args.push_to_hub:

@@ -2,6 +2,7 @@
 """The recipes, by running them: results, exact resume, and errors a user would meet."""
 
 import importlib
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from data_fixtures import build_all
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
@@ -110,9 +112,16 @@ def test_a_run_that_is_watched_trains_as_if_it_were_not_and_an_alarm_can_stop_it
         pretrain(tmp_path, **watched, stop_on_alarm=True, report_to=["tensorboard"])
     assert [line["step"] for line in lines()] == [1, 2]
     (events,) = {path.parent for path in tmp_path.rglob("events.out*")}
-    tracked = EventAccumulator(str(events)).Reload().Tags()
-    assert tracked["images"] == ["imagined"]
-    assert "health/swap_gap_share" in tracked["scalars"]
+    tracked = EventAccumulator(str(events)).Reload()
+    for name in ("swap_gap_share", "effective_rank", "target_r2"):
+        told = [(point.step, point.value) for point in tracked.Scalars(f"health/{name}")]
+        assert told == [(x["step"], pytest.approx(x[name], rel=1e-6)) for x in lines()]
+    for name in ("loss", "reconstruction", "kl", "grad_policy"):
+        assert [point.step for point in tracked.Scalars(name)] == [1, 2]
+    for number, point in enumerate(tracked.Images("imagined"), 1):
+        strip = Image.open(tmp_path / f"strip_{number:06d}.png").convert("RGB")
+        shown = Image.open(io.BytesIO(point.encoded_image_string))
+        assert (point.step, strip.tobytes()) == (number, shown.tobytes())
     pretrain(tmp_path, **watched, resume=True)
     assert_same_weights(tmp_path, four_straight)
     assert [line["step"] for line in lines()] == [1, 2, 3]

@@ -21,8 +21,6 @@ from .health import LatentHealth, latent_health
 
 logger = get_logger(__name__)
 
-# Trackers that show pictures, and how they are told that channels are last.
-_IMAGE_OPTIONS = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
 
@@ -165,15 +163,25 @@ class LatentReport:
         lines = [line for line in lines if json.loads(line)["step"] < step]  # of this run
         lines.append(json.dumps({"step": step} | numbers | {"alarms": alarms}))
         write_text_atomic(path, "".join(f"{line}\n" for line in lines))
-        accelerator.log({f"health/{name}": value for name, value in numbers.items()}, step=step)
-        for tracker in accelerator.trackers:
-            if tracker.name in _IMAGE_OPTIONS:
-                pixels = np.asarray(Image.open(picture).convert("RGB"))
-                options = _IMAGE_OPTIONS[tracker.name]
-                tracker.log_images({"imagined": pixels[None]}, step=step, **options)
+        track(accelerator, numbers, picture, step)
         for alarm in alarms:
             logger.warning("Update %d: %s", step, alarm)
         return alarms
+
+
+def track(accelerator: Accelerator, numbers: dict[str, float], picture: Path, step: int) -> None:
+    """Give the trackers the numbers of a health report and its picture, to each in its own way."""
+    accelerator.log({f"health/{name}": value for name, value in numbers.items()}, step=step)
+    pixels = np.asarray(Image.open(picture).convert("RGB"))  # (H, W, 3)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({"imagined": pixels[None]}, step=step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            tracker.log_images({"imagined": pixels[None]}, step=step)
+        elif tracker.name == "trackio":
+            import trackio
+
+            tracker.log({"imagined": trackio.Image(pixels)}, step=step)
 
 
 def _held_out_tabletop(source: str) -> str:
