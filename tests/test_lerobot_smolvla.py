@@ -51,7 +51,7 @@ def make_policy(vlm: str, **options) -> LAWMPolicy:
     torch.manual_seed(0)
     network = {"load_vlm_weights": False, "num_vlm_layers": 2, **options.pop("network", {})}
     sizes = {"chunk_size": 3, "action_size": 2, "state_size": 2, "task_embed_size": 32}
-    options = sizes | {"image_size": 32, "vlm": vlm, "smolvla_options": network} | options
+    options = sizes | {"image_size": 32, "backbone": vlm, "smolvla_options": network} | options
     return new_policy("lerobot:smolvla", "tabletop", **options)
 
 

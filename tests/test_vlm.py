@@ -23,6 +23,7 @@ from lawm_hf import (
     VlmPolicyConfig,
 )
 from lawm_hf.envs.tabletop.scene import CUBE_COLORS, GOALS
+from lawm_hf.hub.card import card_metadata, data_licences
 from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.models.tokens_lawm import TaskTokenizer, hash_ids
 
@@ -221,6 +222,17 @@ def test_a_checkpoint_reads_new_instructions_without_the_backbone_it_came_from(b
     processor = LAWMProcessor.from_pretrained(tmp_path / "saved")
     batch = processor(images=images[:1].expand_as(images), task=tasks)
     torch.testing.assert_close(policy(**batch).actions, chunk)
+
+
+def test_a_card_names_the_backbone_and_leaves_its_licence_to_whoever_shares_it():
+    policy = make_policy()
+    args, parts = {"source": "tabletop:reach"}, ({}, policy)
+    assert card_metadata(args, *parts, data_licences(args, *parts)).base_model is None
+    policy.config.backbone = "me/model"
+    licences = data_licences(args, *parts)
+    assert "licence unknown" in licences["the backbone me/model"].text
+    data = card_metadata(args, *parts, licences)
+    assert (data.base_model, data.license) == ("me/model", "other")
 
 
 def test_incomplete_weights_of_a_backbone_are_refused(backbone):

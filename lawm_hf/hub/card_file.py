@@ -64,9 +64,10 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
             config = load_config(folder / "world_model", LAWMWorldModelConfig)
             world_model = AutoModel.from_config(config)
     health = folder / "health.json"
+    policy = LAWMPolicy.from_pretrained(parts)
     card = build_card(
         args,
-        LAWMPolicy.from_pretrained(parts),
+        policy,
         world_model,
         LAWMProcessor.from_pretrained(processor).text_encoder,
         record,
@@ -77,7 +78,7 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     _write(folder / "README.md", str(card), keep=True)
     data: Any = card.data
     if data.license == "other":
-        licences = licence_list(data_licences(args, record))
+        licences = licence_list(data_licences(args, record, policy))
         text = f"The code is Apache-2.0. What the weights were trained on:\n\n{licences}\n"
         _write(folder / LICENCE_FILE, text, keep=True)
     return card

@@ -99,7 +99,7 @@ def describe_for_lerobot(
     parent = str(config.pretrained_latent or config.pretrained_path or "")
     args = {"source": f"lerobot:{dataset}", "pretrained": parent}
     record = {"pretraining_sources": pretraining_sources(parent) if parent else None}
-    licences = data_licences(args, record)
+    licences = data_licences(args, record, policy)
     if stated:
         licences[args["source"]] = Licence(stated, f"as its owner states, {escape(stated)}")
     if config.private is not False:

@@ -2,7 +2,7 @@
 """LeRobot's SmolVLA as a LAWM policy: its sampler is differentiable, so it has latent actions.
 
     accelerate launch recipes/pretrain.py --policy_type lerobot:smolvla --policy_preset default \
-        --policy_config '{"vlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"}'
+        --policy_config '{"backbone": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"}'
 
 LeRobot wraps SmolVLA's sampling in `no_grad`; the network below does not. Two Euler steps from
 always the same noise give a repeatable chunk, and the world model's gradient goes back through both
@@ -32,7 +32,7 @@ class LeRobotSmolVlaConfig(LAWMPolicyConfig):
     """A LAWM policy that is LeRobot's SmolVLA.
 
     Args:
-        vlm: Id or folder of its vision-language model, a SmolVLM. As in LeRobot, its configuration
+        backbone: Id or folder of its vision-language model, a SmolVLM. As in LeRobot, configuration
             and processor are read wherever the policy is built, its weights for a new one only.
         smolvla_options: Options of LeRobot's `SmolVLAConfig`. Unless given, the vision-language
             model is frozen, as there, but starts from its weights.
@@ -44,7 +44,7 @@ class LeRobotSmolVlaConfig(LAWMPolicyConfig):
     presets: ClassVar = {"default": {}, "tabletop": {"image_size": 64, "num_task_tokens": 16}}
 
     num_task_tokens: int = 48
-    vlm: str = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+    backbone: str = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
     smolvla_options: dict[str, Any] | None = None
     num_latent_steps: int = 2
 
@@ -61,7 +61,7 @@ class LeRobotSmolVlaConfig(LAWMPolicyConfig):
         defaults: dict[str, Any] = {"load_vlm_weights": True}
         return SmolVLAConfig(
             device="cpu",
-            vlm_model_name=self.vlm,
+            vlm_model_name=self.backbone,
             chunk_size=self.chunk_size,
             n_action_steps=self.chunk_size,
             input_features=inputs,
@@ -71,7 +71,7 @@ class LeRobotSmolVlaConfig(LAWMPolicyConfig):
 
     def processor_options(self) -> dict[str, Any]:
         """See `LAWMPolicyConfig`: the model's own tokens, and pictures in [-1, 1]."""
-        options = {"task_tokens": self.vlm, "num_task_tokens": self.num_task_tokens}
+        options = {"task_tokens": self.backbone, "num_task_tokens": self.num_task_tokens}
         return options | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the vision-language policy."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -105,7 +106,7 @@ class VlmPolicyConfig(LAWMPolicyConfig):
 
     def _read_backbone(self) -> dict[str, Any]:
         if not self.backbone:
-            return _TINY
+            return copy.deepcopy(_TINY)
         config: Any = AutoConfig.from_pretrained(self.backbone)
         if self.num_layers is not None:
             text = config.get_text_config()
