@@ -9,12 +9,16 @@ from transformers.utils.logging import disable_progress_bar
 from .configuration_baku import BakuConfig
 from .configuration_diffusion import DiffusionPolicyConfig
 from .configuration_dreamer import DreamerV3Config
+from .configuration_features import FeatureWorldConfig
+from .configuration_frame_diffusion import FrameDiffusionConfig
 from .configuration_lawm import LAWMPolicyConfig, LAWMWorldModelConfig
 from .configuration_pretraining import LAWMPretrainingConfig
 from .configuration_vlm import VlmPolicyConfig
 from .modeling_baku import BakuPolicy
 from .modeling_diffusion import DiffusionPolicy
 from .modeling_dreamer import DreamerV3WorldModel
+from .modeling_features import FeatureWorldModel
+from .modeling_frame_diffusion import FrameDiffusionWorldModel
 from .modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .modeling_outputs import PolicyOutput, PretrainingOutput, WorldModelOutput, masked_mean
 from .modeling_pretraining import LAWMForPretraining, LawmForPretraining
@@ -28,6 +32,10 @@ __all__ = [
     "DiffusionPolicyConfig",
     "DreamerV3Config",
     "DreamerV3WorldModel",
+    "FeatureWorldConfig",
+    "FeatureWorldModel",
+    "FrameDiffusionConfig",
+    "FrameDiffusionWorldModel",
     "LAWMForPretraining",
     "LAWMPolicy",
     "LAWMPolicyConfig",

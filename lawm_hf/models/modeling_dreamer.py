@@ -22,7 +22,7 @@ from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
-from .modeling_outputs import WorldModelOutput, frame_error, masked_mean
+from .modeling_outputs import WorldModelOutput, check_clip, frame_error, masked_mean
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 from .sharing_lawm import SharedOnHub  # noqa: F401
@@ -231,30 +231,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
     def _check_inputs(
         self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, noise: Tensor | None
     ) -> None:
-        """Shapes and dtypes only: to look at values would make a GPU wait."""
-        c, size = NUM_CHANNELS, self.config.image_size
-        if frames.dim() != 5 or frames.shape[2:] != (c, size, size):
-            raise ValueError(
-                f"`frames` must have shape (B, N+1, {c}, {size}, {size}), got "
-                f"{tuple(frames.shape)}. Resize the frames or change `image_size`."
-            )
-        if frames.dtype != torch.uint8 and not frames.is_floating_point():
-            raise ValueError(
-                f"`frames` must be uint8 or float in [0, 1], got {frames.dtype}. Convert them."
-            )
-        expected = (frames.shape[0], frames.shape[1] - 1, self.config.action_size)
-        if actions.shape != expected or expected[1] < 1:
-            raise ValueError(
-                f"`actions` must have shape (B, N, A) = {expected}, one action between each two of "
-                f"the {frames.shape[1]} frames, got {tuple(actions.shape)}."
-            )
-        if frame_is_pad is not None and (
-            frame_is_pad.shape != frames.shape[:2] or frame_is_pad.dtype != torch.bool
-        ):
-            raise ValueError(
-                f"`frame_is_pad` must be bool of shape {tuple(frames.shape[:2])}, got "
-                f"{frame_is_pad.dtype} of shape {tuple(frame_is_pad.shape)}."
-            )
+        check_clip(frames, actions, frame_is_pad, self.config.image_size, self.config.action_size)
         expected = (*frames.shape[:2], self.config.num_categoricals)
         if noise is not None and noise.shape != expected:
             raise ValueError(

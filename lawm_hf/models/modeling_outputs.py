@@ -80,6 +80,46 @@ def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = 
     return (values * keep).sum() / count.clamp(min=1 / world_size())
 
 
+def check_clip(
+    frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, image_size: int, action_size: int
+) -> None:
+    """Refuse what a world model cannot be given; see `LAWMWorldModel.forward`.
+
+    Shapes and dtypes only: to look at values would make a GPU wait.
+
+    Raises:
+        ValueError: If the clip is not `(B, N+1, 3, image_size, image_size)`, uint8 or float, with
+            one action between each two frames.
+    """
+    if frames.dim() != 5 or frames.shape[2:] != (3, image_size, image_size):
+        raise ValueError(
+            f"`frames` must have shape (B, N+1, 3, {image_size}, {image_size}), got "
+            f"{tuple(frames.shape)}. Resize the frames or change `image_size`."
+        )
+    if frames.dtype != torch.uint8 and not frames.is_floating_point():
+        raise ValueError(
+            f"`frames` must be uint8 or float in [0, 1], got {frames.dtype}. Convert them."
+        )
+    expected = (frames.shape[0], frames.shape[1] - 1, action_size)
+    if actions.shape != expected or expected[1] < 1:
+        raise ValueError(
+            f"`actions` must have shape (B, N, A) = {expected}, one action between each two of "
+            f"the {frames.shape[1]} frames, got {tuple(actions.shape)}."
+        )
+    if frame_is_pad is not None and (
+        frame_is_pad.shape != frames.shape[:2] or frame_is_pad.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"`frame_is_pad` must be bool of shape {tuple(frames.shape[:2])}, got "
+            f"{frame_is_pad.dtype} of shape {tuple(frame_is_pad.shape)}."
+        )
+
+
+def unit_images(frames: Tensor) -> Tensor:
+    """Float32 in [0, 1] of frames that are uint8, or floats in [0, 1] already."""
+    return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
+
+
 def frame_error(
     predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
 ) -> Tensor:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A causal transformer over latent actions, for world models without a recurrence.
+
+Shapes: `B` batch, `N` chunk steps, `A` action.
+"""
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+
+class CausalTransformer(nn.Module):
+    """Reads latent actions in order: what it says of step `k` knows actions `1 .. k` only.
+
+    Args:
+        action_size: Numbers `A` in one action.
+        hidden_size: Width of the tokens, an even multiple of `num_heads`.
+        num_layers: Layers of attention and MLP.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, action_size: int, hidden_size: int, num_layers: int, num_heads: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.actions_in = nn.Linear(action_size, hidden_size)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                *(hidden_size, num_heads, 4 * hidden_size),
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, actions: Tensor, before: Tensor | None = None) -> Tensor:
+        """Summarise the actions up to each step.
+
+        Args:
+            actions: `(B, N, A)`, any `N`.
+            before: Tokens that all steps may look at, `(B, P, hidden_size)`.
+
+        Returns:
+            `(B, N, hidden_size)`.
+        """
+        num_steps, device = actions.shape[1], actions.device
+        places = get_timestep_embedding(torch.arange(num_steps, device=device), self.hidden_size)
+        x = self.actions_in(actions.to(self.norm.weight.dtype))
+        x = x + places.to(x.dtype)  # (B, N, hidden_size)
+        if before is not None:
+            x = torch.cat([before.to(x.dtype), x], dim=1)
+        length = x.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=device, dtype=x.dtype)
+        for layer in self.layers:
+            x = layer(x, src_mask=mask, is_causal=True)
+        return self.norm(x[:, -num_steps:])
