@@ -35,7 +35,16 @@ def policy(name: str, **options: Any) -> Any:
     return new_policy(name, "tabletop", **SIZES | POLICIES[name] | options)
 
 
+BESIDE = {
+    "frame_diffusion": {"channels": (8, 16), "num_decoded_steps": 2},
+    "features": {"decoder_size": 8, "num_decoded_steps": 2},
+}
+
+
 def world_model(form: str, side: int = SIDE) -> Any:
+    if form in BESIDE:
+        options = {"image_size": side, "action_size": A, "hidden_size": 16, "num_layers": 1}
+        return new_world_model(form, "tiny", **options | BESIDE[form])
     options = {"image_size": side, "action_size": A, "deter_size": 16, "hidden_size": 8, "depth": 4}
     return new_world_model("dreamerv3", "tiny", **options | WORLD_MODELS[form])
 
@@ -78,7 +87,7 @@ def test_pretraining_is_one_graph(name):
     assert_one_graph(model, inputs(first.config) | {"frames": frames, "frame_is_pad": pad})
 
 
-@pytest.mark.parametrize("form", WORLD_MODELS)
+@pytest.mark.parametrize("form", [*WORLD_MODELS, *BESIDE])
 def test_a_world_model_is_one_graph(form):
     frames, actions = torch.rand(B, N + 1, 3, SIDE, SIDE), torch.rand(B, N, A, requires_grad=True)
     assert_one_graph(world_model(form), {"frames": frames, "actions": actions})

@@ -22,6 +22,10 @@ from lawm_hf.models import (
     DiffusionPolicyConfig,
     DreamerV3Config,
     DreamerV3WorldModel,
+    FeatureWorldConfig,
+    FeatureWorldModel,
+    FrameDiffusionConfig,
+    FrameDiffusionWorldModel,
     LAWMForPretraining,
 )
 
@@ -86,13 +90,12 @@ def diffusion() -> dict[str, Tensor]:
     return policy_outputs(fill(DiffusionPolicy(config)))
 
 
-def world(**options) -> dict[str, Tensor]:
-    model = fill(DreamerV3WorldModel(DreamerV3Config(**WORLD | options)))
+def world(model, **noise: Tensor) -> dict[str, Tensor]:
     frames = draw("frames", B, N + 1, 3, SIDE, SIDE) / 2 + 0.5
     actions = draw("latents", B, N, 3).requires_grad_()
     pad = torch.zeros(B, N + 1, dtype=torch.bool)
     pad[1, -1] = True
-    output = model(frames=frames, actions=actions, frame_is_pad=pad)
+    output = model(frames=frames, actions=actions, frame_is_pad=pad, **noise)
     output.loss.backward()
     return {
         "loss": output.loss,
@@ -103,14 +106,31 @@ def world(**options) -> dict[str, Tensor]:
     }
 
 
+def dreamer(**options) -> DreamerV3WorldModel:
+    return fill(DreamerV3WorldModel(DreamerV3Config(**WORLD | options)))
+
+
 def imagination() -> dict[str, Tensor]:
-    return world()
+    return world(dreamer())
 
 
 def paper() -> dict[str, Tensor]:
     from lawm_hf.models.configuration_dreamer import PAPER_FORM
 
-    return world(**PAPER_FORM, decoder_kernel_size=5)
+    return world(dreamer(**PAPER_FORM, decoder_kernel_size=5))
+
+
+BESIDE = {"image_size": SIDE, "action_size": 3, "hidden_size": 16, "num_heads": 2}
+
+
+def frame_diffusion() -> dict[str, Tensor]:
+    config = FrameDiffusionConfig(**BESIDE, patch_size=4, channels=(8, 16))
+    noise = {"noise": draw("noise", B, N, 3, SIDE, SIDE), "levels": draw("levels", B, N)}
+    return world(fill(FrameDiffusionWorldModel(config)), **noise)
+
+
+def features() -> dict[str, Tensor]:
+    return world(fill(FeatureWorldModel(FeatureWorldConfig(**BESIDE, decoder_size=8))))
 
 
 def pair() -> dict[str, Tensor]:
@@ -123,7 +143,7 @@ def pair() -> dict[str, Tensor]:
     return {"loss": output.loss, "latents": output.latents, "head_gradient": head.grad}
 
 
-MODELS = [baku, baku_resnet, diffusion, imagination, paper, pair]
+MODELS = [baku, baku_resnet, diffusion, imagination, paper, frame_diffusion, features, pair]
 
 
 @pytest.mark.parametrize("outputs", MODELS, ids=lambda function: function.__name__)

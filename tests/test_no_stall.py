@@ -130,6 +130,8 @@ def updates_on_meta(monkeypatch, name: str, folder: Path, **options: Any) -> lis
 
 SMALL = '{"hidden_size": 32, "num_layers": 1}'
 UNET = '{"hidden_size": 32, "down_dims": [8, 16]}'
+DENOISER = '{"channels": [8, 16], "hidden_size": 16, "num_decoded_steps": 2}'
+FORESIGHT = '{"hidden_size": 16, "num_layers": 1, "num_decoded_steps": 2}'
 WORLD = '{"training_states": "posterior", "residual": "flow", "deter_size": 32, "depth": 8}'
 
 
@@ -139,6 +141,12 @@ WORLD = '{"training_states": "posterior", "residual": "flow", "deter_size": 32, 
         {"policy_config": SMALL, "shuffle_instructions": True},
         {"policy_type": "diffusion", "policy_config": UNET, "gradient_accumulation_steps": 2},
         {"policy_config": SMALL, "world_model_config": WORLD},
+        {
+            "policy_config": SMALL,
+            "world_model_type": "frame_diffusion",
+            "world_model_config": DENOISER,
+        },
+        {"policy_config": SMALL, "world_model_type": "features", "world_model_config": FORESIGHT},
         {"policy_config": SMALL, "objective": "supervised", "sources": [RECORDING]},
         pytest.param({"policy_preset": "default", "image_size": 64}, marks=pytest.mark.slow),
     ],

@@ -43,10 +43,14 @@ class PretrainArgs(TrainingArgs):
         "", "JSON overrides of the policy's configuration", is_json=True, group="model"
     )
     world_model_type: str = arg(
-        "dreamerv3", "a registered model_type, or a folder or Hub id", group="model"
+        "dreamerv3",
+        "dreamerv3, frame_diffusion, features; or another model_type, a folder or a Hub id",
+        group="model",
     )
     world_model_preset: str = arg(
-        "tiny", "of dreamerv3: tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m", group="model"
+        "tiny",
+        "tiny, default; of dreamerv3: tiny, 1m, 12m, 25m, 50m, 100m, 200m, 400m",
+        group="model",
     )
     world_model_config: str = arg(
         "", "JSON overrides of the world model's configuration", is_json=True, group="model"

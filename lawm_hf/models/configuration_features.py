@@ -25,9 +25,9 @@ class FeatureWorldConfig(LAWMWorldModelConfig):
     Args:
         image_size: Side of the square frames in pixels, a multiple of 4.
         action_size: Numbers `A` in one (latent) action.
-        backbone: Hub id or folder of the vision model whose features are predicted, of any type
-            that transformers' `AutoModel` knows. Empty for a small network of random weights, the
-            same ones each time, which needs no download.
+        backbone: Hub id (`id@revision`) or folder of the vision model whose features are predicted,
+            of any type that transformers' `AutoModel` knows. Empty for a small network of random
+            weights, the same ones each time, which needs no download.
         backbone_config: Its configuration. Filled in when its weights are fetched, once: a saved
             world model holds the backbone and needs nothing else. With an empty `backbone`, that of
             the random network.
@@ -38,13 +38,19 @@ class FeatureWorldConfig(LAWMWorldModelConfig):
         hidden_size: Width of the transformer over the latents.
         num_layers: Its layers.
         num_heads: Its attention heads.
+        num_decoded_steps: Predict only this many of the `N` steps in a training update: the last,
+            which all latents lead to, and others drawn at random. All of them if `None`, and always
+            in evaluation.
         decoder_size: Channels of the decoder, which draws pictures for reports and teaches nothing
             else.
         motion_weight: Weight of changed pixels in what the decoder learns; see `DreamerV3Config`.
     """
 
     model_type = "lawm_features"
-    presets: ClassVar = {"default": {}, "tiny": {"image_size": 32, "hidden_size": 128}}
+    presets: ClassVar = {
+        "default": {},
+        "tiny": {"image_size": 32, "hidden_size": 128, "num_decoded_steps": 4},
+    }
 
     backbone: str = ""
     backbone_config: dict[str, Any] | None = None
@@ -54,6 +60,7 @@ class FeatureWorldConfig(LAWMWorldModelConfig):
     hidden_size: int = 256
     num_layers: int = 2
     num_heads: int = 4
+    num_decoded_steps: int | None = None
     decoder_size: int = 32
     motion_weight: float | int = 1.0
 
@@ -76,6 +83,11 @@ class FeatureWorldConfig(LAWMWorldModelConfig):
             raise ValueError(
                 f"`hidden_size` must be an even multiple of `num_heads`, got {self.hidden_size} "
                 f"and {self.num_heads}."
+            )
+        if self.num_decoded_steps is not None and self.num_decoded_steps < 2:
+            raise ValueError(
+                f"`num_decoded_steps` must be at least 2, the last and one other, got "
+                f"{self.num_decoded_steps}. Leave it out to predict every step."
             )
         if not self.motion_weight >= 0:
             raise ValueError(f"`motion_weight` must not be negative, got {self.motion_weight}.")

@@ -30,11 +30,10 @@ class FrameDiffusionConfig(LAWMWorldModelConfig):
         noise_mean: Mean of the logarithm of the noise level in training. DIAMOND has -0.4; more
             noise leaves less of a frame to see, so that the latents have to tell more.
         noise_std: Its standard deviation.
-        data_std: What the differences to the first frame are taken to deviate by: the network's
-            inputs and targets are scaled by it.
+        data_std: Standard deviation of the pixels without noise, by which inputs are scaled.
         min_noise: Least noise level in sampling.
         max_noise: Noise level that sampling starts from.
-        num_sampling_steps: Denoising steps of a prediction. 1 is the mean of all futures.
+        num_sampling_steps: Denoising steps of a prediction. 1 draws the mean of all futures.
         motion_weight: Weight of changed pixels, as in `DreamerV3Config`.
     """
 
@@ -59,7 +58,7 @@ class FrameDiffusionConfig(LAWMWorldModelConfig):
     num_decoded_steps: int | None = None
     noise_mean: float | int = 0.4
     noise_std: float | int = 1.2
-    data_std: float | int = 0.3
+    data_std: float | int = 0.5
     min_noise: float | int = 0.02
     max_noise: float | int = 5.0
     num_sampling_steps: int = 3
@@ -90,10 +89,10 @@ class FrameDiffusionConfig(LAWMWorldModelConfig):
                 f"`hidden_size` must be an even multiple of `num_heads`, got {self.hidden_size} "
                 f"and {self.num_heads}."
             )
-        if self.num_decoded_steps is not None and self.num_decoded_steps < 1:
+        if self.num_decoded_steps is not None and self.num_decoded_steps < 2:
             raise ValueError(
-                f"`num_decoded_steps` must be at least 1, got {self.num_decoded_steps}. "
-                "Leave it out to denoise every step."
+                f"`num_decoded_steps` must be at least 2, the last and one other, got "
+                f"{self.num_decoded_steps}. Leave it out to denoise every step."
             )
 
     def validate_noise(self):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A causal transformer over latent actions, for world models without a recurrence.
+"""For world models without a recurrence: a transformer over latents, and which steps to draw.
 
 Shapes: `B` batch, `N` chunk steps, `A` action.
 """
@@ -56,3 +56,32 @@ class CausalTransformer(nn.Module):
         for layer in self.layers:
             x = layer(x, src_mask=mask, is_causal=True)
         return self.norm(x[:, -num_steps:])
+
+
+def draw_steps(
+    num_steps: int, num_drawn: int | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Steps that an update looks at: the last, which all latents lead to, and others at random.
+
+    Args:
+        num_steps: `N`.
+        num_drawn: How many of them, 2 or more; all if `None`.
+        device: Where the result is made: nothing waits for it.
+
+    Returns:
+        The steps, `(num_drawn,)`, and how many each stands for, so that the weighted sum of a loss
+        estimates that over all.
+    """
+    every = torch.arange(num_steps, device=device)
+    if num_drawn is None or num_drawn >= num_steps:
+        return every, torch.ones(num_steps, device=device)
+    others = torch.randperm(num_steps - 1, device=device)[: num_drawn - 1]
+    weights = torch.full((num_drawn,), (num_steps - 1) / (num_drawn - 1), device=device)
+    weights[-1] = 1
+    return torch.cat([others, every[-1:]]), weights
+
+
+def spread_steps(values: Tensor, steps: Tensor, weights: Tensor, num_steps: int) -> Tensor:
+    """Losses `(B, n)` of drawn steps among all, `(B, N)`, weighted; 0 elsewhere."""
+    spread = values.new_zeros(len(values), num_steps)
+    return spread.index_copy(1, steps, values * weights)

@@ -6,10 +6,12 @@ but all frames are predicted from the first one and the latents, and none is see
 backbone is any vision model of transformers. Pictures are drawn by a decoder that learns beside it,
 from features whose gradient is cut: what a picture looks like never reaches the latents.
 
-Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `P` places, `F` features of each.
+Shapes: `B` batch, `N` chunk steps, `n` of them drawn, `C,H,W` image, `A` action,
+`P` places, `F` features of each.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from .images_lawm import constant
 
 # Unused here, but transformers loads remote code from a folder with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
-from .modeling_causal import CausalTransformer
+from .modeling_causal import CausalTransformer, draw_steps, spread_steps
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import lay_over
 from .modeling_outputs import (
@@ -53,12 +55,23 @@ class FeaturePredictor(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
         self.out = nn.Linear(size, num_features)
 
-    def forward(self, first: Tensor, actions: Tensor) -> Tensor:
-        """Predict `(B, N, P, F)` from the first frame's `(B, P, F)` and actions `(B, N, A)`."""
+    def forward(self, first: Tensor, actions: Tensor, steps: Tensor | None = None) -> Tensor:
+        """Predict the features of some steps, `(n,)`, or of all.
+
+        Args:
+            first: Those of the first frame, `(B, P, F)`.
+            actions: `(B, N, A)`.
+            steps: Which, from 0 to `N` - 1.
+
+        Returns:
+            `(B, n, P, F)`, float32.
+        """
         seen = self.features_in(first.to(self.places.dtype)) + self.places  # (B, P, hidden_size)
         summaries = self.latents(actions, before=seen)  # (B, N, hidden_size)
+        if steps is not None:
+            summaries = summaries.index_select(1, steps)
         scale, shift = self.film(summaries)[:, :, None].chunk(2, dim=-1)
-        x = self.norm(seen)[:, None] * (1 + scale) + shift  # (B, N, P, hidden_size)
+        x = self.norm(seen)[:, None] * (1 + scale) + shift  # (B, n, P, hidden_size)
         return first[:, None] + self.out(F.silu(self.hidden(x))).float()
 
 
@@ -123,14 +136,20 @@ class FeatureWorldModel(LAWMWorldModel):
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        images = unit_images(frames)
+        num_steps = actions.shape[1]
+        num_drawn = self.config.num_decoded_steps if self.training else None
+        steps, weights = draw_steps(num_steps, num_drawn, frames.device)
+        first = unit_images(frames[:, :1])
+        targets = unit_images(frames.index_select(1, steps + 1))
         with torch.no_grad():
-            features = self.encode(images)  # (B, N+1, P, F)
-        predicted = self.predictor(features[:, 0], actions)
-        error = (predicted - features[:, 1:]).square().mean(-1).sum(-1)  # (B, N)
-        first = images[:, :1]
+            features = self.encode(torch.cat([first, targets], dim=1))  # (B, 1 + n, P, F)
+        predicted = self.predictor(features[:, 0], actions, steps)
+        error = (predicted - features[:, 1:]).square().mean(-1).sum(-1)  # (B, n)
         drawn = self.draw(predicted.detach(), first)
-        reconstruction = frame_error(drawn, images[:, 1:], first, self.config.motion_weight)
+        reconstruction = frame_error(drawn, targets, first, self.config.motion_weight)
+        error, reconstruction = (
+            spread_steps(e, steps, weights, num_steps) for e in (error, reconstruction)
+        )  # (B, N)
         if is_pad is not None:
             error = error.masked_fill(is_pad, 0)
             reconstruction = reconstruction.masked_fill(is_pad, 0)
@@ -180,7 +199,9 @@ class FeatureWorldModel(LAWMWorldModel):
 
     def _backbone_side(self) -> int:
         own = getattr(self.backbone.config, "image_size", None)
-        return self.config.backbone_size or (own if isinstance(own, int) else self.config.image_size)
+        return self.config.backbone_size or (
+            own if isinstance(own, int) else self.config.image_size
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -202,15 +223,28 @@ def load_backbone(config: FeatureWorldConfig) -> Any:
     Fetches the weights of a `backbone` whose configuration is not known yet, and fills that in.
 
     Raises:
-        ValueError: If it is no model of images with a state at each place.
+        ValueError: If it is no model of images, or lacks weights other than the pooler's, which a
+            state at each place does not need.
     """
     if config.backbone_config is None:
-        model = AutoModel.from_pretrained(config.backbone)
-        config.backbone_config = model.config.to_dict()
+        name, _, revision = config.backbone.partition("@")
+        loaded: Any = AutoModel.from_pretrained(
+            name, revision=revision or "main", output_loading_info=True
+        )
+        model, info = loaded
+        if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
+            raise ValueError(
+                f"`backbone` {config.backbone!r} must hold all weights of a "
+                f"{type(model).__name__}, got none for {missing[:3]}. Fetch or save it again."
+            )
+        known = model.config.to_dict()
+        config.backbone_config = {k: v for k, v in known.items() if k != "_name_or_path"}
+        if Path(name).is_dir():  # of this machine
+            config.backbone = Path(name).name
     else:
         # Drawn with a seed of its own, so that without weights it is the same each time.
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
             model = AutoModel.from_config(AutoConfig.for_model(**config.backbone_config))
     model = getattr(model, "vision_model", model)  # of a pair of vision and text
     if model.main_input_name != "pixel_values":

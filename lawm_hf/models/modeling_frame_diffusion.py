@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A diffusion model as LAWM's world model: a U-Net removes the noise from the frames to come.
 
-After DIAMOND (https://arxiv.org/abs/2405.12399): EDM's preconditioning and noise
-(https://arxiv.org/abs/2206.00364), the known frame beside the noisy one, actions through adaptive
-group norm, few Euler steps. Different from it, each frame `x_{t+k}` is drawn directly from `x_t`
-and the latents `1 .. k`, not from the frame before. A true previous frame shows where things are
-going, which leaves the latents little to say; frames that do not wait for each other are one batch
-in training and in sampling, and their errors do not add up.
+After DIAMOND (https://arxiv.org/abs/2405.12399): EDM's noise (https://arxiv.org/abs/2206.00364),
+the known frame beside the noisy one, actions through adaptive group norm, few Euler steps. Two
+things are different from it:
 
-Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action; `M` frames at once.
+* Each frame `x_{t+k}` is drawn from `x_t` and the latents `1 .. k`, not from the frame before. A
+  true previous frame shows where things are going, which leaves the latents little to say; frames
+  that do not wait for each other are one batch in training and in sampling, and their errors do not
+  add up.
+* The network says what is clean, at every noise level, and not what is noise: a patch has more
+  numbers than the network has channels, and noise fills all of them, as pictures do not
+  (https://arxiv.org/abs/2511.13720).
+
+Shapes: `B` batch, `N` chunk steps, `n` of them drawn, `C,H,W` image, `A` action.
 """
 
 import itertools
@@ -25,8 +30,9 @@ from .configuration_frame_diffusion import FrameDiffusionConfig
 
 # Unused here, but transformers loads remote code from a folder with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
-from .modeling_causal import CausalTransformer
+from .modeling_causal import CausalTransformer, draw_steps, spread_steps
 from .modeling_lawm import LAWMWorldModel
+from .modeling_objectives import lay_over
 from .modeling_outputs import (
     WorldModelOutput,
     check_clip,
@@ -39,9 +45,9 @@ NUM_CHANNELS = 3
 
 
 class FrameDiffusionWorldModel(LAWMWorldModel):
-    """Denoises what differs from the first frame, given that frame and the latents so far.
+    """Denoises frames, given the first one and the latents so far.
 
-    The difference, and not the frame: an untrained network then predicts a copy of `x_t`.
+    What the network draws is laid over the first frame: untrained, it predicts nearly a copy.
     """
 
     config_class = FrameDiffusionConfig
@@ -59,8 +65,8 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
         patch = NUM_CHANNELS * config.patch_size**2
         self.unet = UNet2DModel(
             sample_size=config.image_size // config.patch_size,
-            in_channels=2 * patch,
-            out_channels=patch,
+            in_channels=2 * patch,  # the noisy frame and the first one
+            out_channels=patch + config.patch_size**2,  # a picture and its opacity
             block_out_channels=tuple(config.channels),
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,
@@ -102,16 +108,17 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
                 drawn from a normal distribution in training, and 0 in evaluation.
 
         Returns:
-            Losses of each step, 0 where the frame is padding. The reconstruction is the squared
-            error of the denoised frame, and EDM's weight times it is the loss, scaled so that it is
-            1 where nothing but noise can be seen. Of `config.num_decoded_steps` those that were
-            left out are 0, and the others scaled up, so that the average estimates the same number.
+            The squared error of the denoised frame at each step, 0 where the frame is padding. With
+            `config.num_decoded_steps` that of a step that was left out is 0 as well, and the others
+            are scaled up, so that the average over steps estimates the same number.
         """
         check_clip(frames, actions, frame_is_pad, self.config.image_size, self.config.action_size)
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        steps, weights = self._draw_steps(actions.shape[1], frames.device)
+        num_steps = actions.shape[1]
+        num_drawn = self.config.num_decoded_steps if self.training else None
+        steps, weights = draw_steps(num_steps, num_drawn, frames.device)
         shape = (len(frames), len(steps))
         if noise is None:
             noise = self.start.expand(*shape, -1, -1, -1)
@@ -124,21 +131,20 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
             levels = draw(shape, device=frames.device)
         else:
             levels = levels.index_select(1, steps)
-        sigma = (self.config.noise_mean + self.config.noise_std * levels).exp()  # (B, M / B)
+        sigma = (self.config.noise_mean + self.config.noise_std * levels).exp()  # (B, n)
         first = unit_images(frames[:, :1])
         targets = unit_images(frames.index_select(1, steps + 1))
         summaries = self.latents(actions).index_select(1, steps)
-        noisy = 2 * (targets - first) + sigma[..., None, None, None] * noise
-        difference = self._denoise(noisy, sigma, 2 * first - 1, summaries)
-        drawn = first + difference / 2
-        error = frame_error(drawn, targets, first, self.config.motion_weight) * weights
-        loss = error * (1 + (self.config.data_std / sigma).square())
-        zeros = error.new_zeros(actions.shape[:2])
-        loss, error = (zeros.index_copy(1, steps, values) for values in (loss, error))  # (B, N)
+        noisy = 2 * targets - 1 + sigma[..., None, None, None] * noise
+        drawn = self._denoise(noisy, sigma, first, summaries)
+        error = frame_error(drawn, targets, first, self.config.motion_weight)
+        error = spread_steps(error, steps, weights, num_steps)  # (B, N)
         if is_pad is not None:
-            loss, error = loss.masked_fill(is_pad, 0), error.masked_fill(is_pad, 0)
+            error = error.masked_fill(is_pad, 0)
         return WorldModelOutput(
-            loss=masked_mean(loss, is_pad, self.training), reconstruction_loss=error, kl_loss=zeros
+            loss=masked_mean(error, is_pad, self.training),
+            reconstruction_loss=error,
+            kl_loss=torch.zeros_like(error),
         )
 
     def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
@@ -147,11 +153,13 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
         summaries = self.latents(actions)
         sigmas: list[float] = self.scheduler.sigmas.tolist()  # falling, the last one 0
         x = sigmas[0] * self.start.float().expand(*actions.shape[:2], -1, -1, -1)
+        drawn = first
         for sigma, after in itertools.pairwise(sigmas):
             levels = torch.full(actions.shape[:2], sigma, device=x.device)
-            clean = self._denoise(x, levels, 2 * first - 1, summaries)
+            drawn = self._denoise(x, levels, first, summaries)
+            clean = 2 * drawn - 1
             x = clean + (after / sigma) * (x - clean)
-        return first + x / 2
+        return drawn
 
     def draw_noise(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """See `LAWMWorldModel.draw_noise`: of each frame that follows, and its level."""
@@ -161,38 +169,25 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
         return {"noise": noise.to(frames.device), "levels": levels.to(frames.device)}
 
     def _denoise(self, noisy: Tensor, sigma: Tensor, first: Tensor, summaries: Tensor) -> Tensor:
-        """Estimate differences to the first frame.
+        """Estimate clean frames.
 
         Args:
-            noisy: Differences with noise, `(B, T, C, H, W)`, of pixels in [-1, 1].
+            noisy: Frames with noise, `(B, T, C, H, W)`, of pixels in [-1, 1].
             sigma: Standard deviation of the noise, `(B, T)`.
-            first: `x_t`, `(B, 1, C, H, W)`, in [-1, 1].
+            first: `x_t`, `(B, 1, C, H, W)`, in [0, 1].
             summaries: Of the latents up to each of the frames, `(B, T, hidden_size)`.
 
         Returns:
-            `(B, T, C, H, W)`, float32.
+            `(B, T, C, H, W)`, nominally in [0, 1], float32.
         """
-        spread = sigma[..., None, None, None]
-        scaled = self.scheduler.precondition_inputs(noisy, spread)
-        x = torch.cat([scaled, first.expand_as(scaled)], dim=2).flatten(0, 1).to(self.dtype)
-        x = F.pixel_unshuffle(x, self.config.patch_size)
+        scaled = self.scheduler.precondition_inputs(noisy, sigma[..., None, None, None])
+        x = torch.cat([scaled, (2 * first - 1).expand_as(scaled)], dim=2)
+        x = F.pixel_unshuffle(x.flatten(0, 1).to(self.dtype), self.config.patch_size)
         x = x.contiguous(memory_format=torch.channels_last)
         levels = self.scheduler.precondition_noise(sigma.flatten())
         drawn = self.unet(x, levels, class_labels=summaries.flatten(0, 1)).sample
-        drawn = F.pixel_shuffle(drawn, self.config.patch_size).float().view_as(noisy)
-        return self.scheduler.precondition_outputs(noisy, drawn, spread)
-
-    def _draw_steps(self, num_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which steps an update denoises, and how many each of them stands for."""
-        num_decoded = self.config.num_decoded_steps or num_steps
-        every = torch.arange(num_steps, device=device)
-        if not self.training or num_decoded >= num_steps:
-            return every, torch.ones(num_steps, device=device)
-        others = torch.randperm(num_steps - 1, device=device)[: num_decoded - 1]
-        weights = torch.ones(num_decoded, device=device)
-        if num_decoded > 1:
-            weights[:-1] = (num_steps - 1) / (num_decoded - 1)
-        return torch.cat([others, every[-1:]]), weights
+        drawn = F.pixel_shuffle(drawn, self.config.patch_size).float()
+        return lay_over(first - 0.5, drawn.unflatten(0, noisy.shape[:2])) + 0.5
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
