@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The world models beside DreamerV3: diffusion of frames, and prediction in feature space."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -84,6 +87,31 @@ def test_a_pair_is_saved_and_loaded_as_one(name, tmp_path):
     pair.save_pretrained(tmp_path)
     loaded = LAWMForPretraining.from_pretrained(tmp_path)
     assert torch.equal(loaded(**make_batch()).loss, pair(**make_batch()).loss)
+
+
+@pytest.mark.slow
+@each_world_model
+def test_a_saved_folder_loads_as_remote_code_without_this_package(name, tmp_path):
+    model, inputs = make(name).eval(), clip()
+    model.save_pretrained(tmp_path / "world_model")
+    torch.save(inputs, tmp_path / "clip.pt")
+    script = (
+        "import sys, torch; sys.modules['lawm_hf'] = None\n"
+        "from transformers import AutoModel\n"
+        "m = AutoModel.from_pretrained('world_model', trust_remote_code=True).eval()\n"
+        "print(m(**torch.load('clip.pt')).loss.item())"
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.split()[-1]) == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
 
 
 @each_world_model
