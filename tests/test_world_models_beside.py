@@ -13,7 +13,8 @@ from test_lawm import make_batch, make_policy
 from transformers import AutoModel, BertConfig, BertModel, ViTConfig, ViTModel
 from world_model_contract import WorldModelContract
 
-from lawm_hf.hub.card import _model
+from lawm_hf.hub.card import _model, data_licences
+from lawm_hf.hub.licences import parents
 from lawm_hf.models import FeatureWorldModel, FrameDiffusionWorldModel, LAWMForPretraining
 from lawm_hf.models.auto_lawm import new_world_model
 from lawm_hf.models.modeling_causal import draw_steps, spread_steps
@@ -269,7 +270,17 @@ def test_a_backbone_from_a_folder_comes_along_in_the_checkpoint(tmp_path):
     kept = loaded.backbone.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in vit.state_dict().items())
     assert str(tmp_path) not in (tmp_path / "world_model/config.json").read_text()
-    assert "features of `backbone`" in _model(loaded)
+    assert "backbone `backbone`" in _model(loaded)
+
+
+def test_the_licence_of_a_backbone_is_asked_for_before_its_weights_are_shared():
+    args = {"sources": ["tabletop:reach"], "world_model_config": '{"backbone": "some/vit@abc"}'}
+    assert parents(args) == ["some/vit"]
+    assert (
+        "state it before you share"
+        in data_licences(args, {})["what some/vit was pretrained on"].text
+    )
+    assert parents({"sources": ["tabletop:reach"], "world_model_config": '{"depth": 8}'}) == []
 
 
 def test_a_backbone_of_another_resolution_sees_resized_frames():

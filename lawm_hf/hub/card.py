@@ -216,7 +216,7 @@ def _model(model: PreTrainedModel, preset: str = "") -> str:
     """Its true name, type and size."""
     kind = code(model.config.model_type) + (f", preset {code(preset)}" if preset else "")
     if backbone := getattr(model.config, "backbone", ""):
-        kind += f", features of {code(shareable(backbone))}"
+        kind += f", backbone {code(shareable(backbone))}"
     return f"{escape(type(model).__name__)} ({kind}), {model.num_parameters():,} parameters"
 
 

@@ -2,6 +2,7 @@
 """Whose data a checkpoint was trained on, by the specs of its sources, and what they demand."""
 
 import itertools
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +132,19 @@ def shareable(spec: str) -> str:
 
 def parents(args: dict[str, Any]) -> list[str]:
     """Addresses of the checkpoints whose weights went into a run, by its arguments."""
-    given = [args.get("pretrained"), args.get("vision_from")]
+    given = [args.get("pretrained"), args.get("vision_from"), _features_of(args)]
     types = [args.get(name) or "" for name in ("policy_type", "world_model_type")]
     return [str(p) for p in (*given, *(t for t in types if "/" in t or Path(t).is_dir())) if p]
+
+
+def _features_of(args: dict[str, Any]) -> str | None:
+    """Hub id or folder of the backbone that a world model in feature space holds."""
+    try:
+        options = json.loads(args.get("world_model_config") or "{}")
+    except (TypeError, ValueError):  # a damaged record
+        return None
+    backbone = options.get("backbone") if isinstance(options, dict) else None
+    return str(backbone).partition("@")[0] if backbone else None
 
 
 def inherited_sources(args: dict[str, Any]) -> list[str] | None:
