@@ -6,6 +6,8 @@ import torch
 
 pytest.importorskip("lerobot")
 
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from test_vlm import SMOLVLM, words_to_tokenizer
 from transformers import (
     AutoConfig,
@@ -16,7 +18,7 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 
 from lawm_hf import DreamerV3Config, DreamerV3WorldModel, LAWMForPretraining, LAWMPolicy
-from lawm_hf.lerobot import smolvla  # noqa: F401  (registers it)
+from lawm_hf.lerobot import smolvla
 from lawm_hf.models import LAWMProcessor
 from lawm_hf.models.auto_lawm import new_policy
 
@@ -40,7 +42,7 @@ def vlm(tmp_path) -> str:
     folder = tmp_path / "smolvlm"
     AutoConfig.for_model(**SMOLVLM).save_pretrained(folder)
     tokenizer = words_to_tokenizer(
-        [*SPECIAL.values(), "<end_of_utterance>"], extra_special_tokens=SPECIAL
+        [*SPECIAL.values(), "<end_of_utterance>"], pad_token="<s>", extra_special_tokens=SPECIAL
     )
     processor = SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor())
     processor.save_pretrained(folder)
@@ -91,6 +93,24 @@ def test_latents_follow_the_words_and_a_checkpoint_round_trips(vlm, tmp_path):
     assert [n for n, p in again.named_parameters() if p.requires_grad] == learning
     batch["task_tokens"] = batch["task_tokens"].flip(0)
     assert not again(**batch).actions.allclose(latents)
+
+
+def test_stock_lerobot_loads_the_pretrained_network_and_acts_on_words(vlm, tmp_path):
+    policy = make_policy(vlm)
+    policy.save_pretrained(tmp_path / "pretraining/policy")
+    smolvla.export_smolvla(tmp_path / "pretraining", tmp_path / "stock", ["front", "wrist"])
+    config = PreTrainedConfig.from_pretrained(tmp_path / "stock")
+    assert config.type == "smolvla"
+    stock = get_policy_class("smolvla").from_pretrained(tmp_path / "stock", config=config)
+    pretrained, weights = policy.vla.state_dict(), stock.model.state_dict()
+    different = {k for k in weights if not weights[k].equal(pretrained[k])}
+    assert different == {"action_out_proj.weight"}
+    before, _ = make_pre_post_processors(config, pretrained_path=str(tmp_path / "stock"))
+    batch = {f"observation.images.{v}": torch.rand(2, 3, 48, 64) for v in ("front", "wrist")}
+    ready = before(batch | {"observation.state": torch.rand(2, 2), "task": TASKS})
+    chunk = stock.predict_action_chunk(ready, noise=torch.zeros(2, 3, 32))
+    assert chunk.shape == (2, 3, 2)
+    assert not chunk[0].allclose(chunk[1])
 
 
 def test_it_learns_demonstrations_by_its_own_loss_and_acts_from_given_noise(vlm):

@@ -147,6 +147,12 @@ def test_adapters_alone_learn_beside_the_expert_and_are_saved_with_it(tmp_path):
     observation = make_observation(policy.config)
     torch.testing.assert_close(again(**observation).actions, policy(**observation).actions)
 
+    policy.save_pretrained(tmp_path / "policy")  # and to a robot of other sizes
+    robot = LAWMPolicy.from_latent_pretraining(tmp_path, action_size=4, state_size=0)
+    assert {n for n, p in robot.named_parameters() if p.requires_grad} < set(learning)
+    for name in adapters:
+        assert torch.equal(robot.state_dict()[name], policy.state_dict()[name])
+
 
 def test_adapters_without_their_library_are_an_error_that_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -10,7 +10,7 @@ LeRobot a step of the preprocessor computes it: the network is LeRobot's, unchan
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -187,14 +187,14 @@ def export_act(pretraining: str | Path, folder: str | Path, cameras: Sequence[st
         pipeline.save_pretrained(folder)
 
 
-def main() -> None:
+def main(export: Callable[[str, str, Sequence[str]], None] = export_act) -> None:
     """The command at the head of this file."""
-    parser = argparse.ArgumentParser(description="A pretrained ACT as a stock LeRobot checkpoint")
+    parser = argparse.ArgumentParser(description="Pretrained weights as a stock LeRobot checkpoint")
     parser.add_argument("pretraining", help="folder or Hub repository of recipes/pretrain.py")
     parser.add_argument("folder", help="where to write")
     parser.add_argument("--cameras", nargs="+", required=True, help="front wrist, ...")
     args = parser.parse_args()
-    export_act(args.pretraining, args.folder, args.cameras)
+    export(args.pretraining, args.folder, args.cameras)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 """LeRobot's SmolVLA as a LAWM policy: its sampler is differentiable, so it has latent actions.
 
     accelerate launch recipes/pretrain.py --policy_type lerobot:smolvla --policy_preset default \
-        --policy_config '{"backbone": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"}'
+        --image_size 256 --output_dir outputs/smolvla
+    python -m lawm_hf.lerobot.smolvla outputs/smolvla outputs/smolvla_stock --cameras front wrist
+    lerobot-train --policy.path=outputs/smolvla_stock ...
 
 LeRobot wraps SmolVLA's sampling in `no_grad`; the network below does not. Two Euler steps from
 always the same noise give a repeatable chunk, and the world model's gradient goes back through both
@@ -10,6 +12,8 @@ into the action expert, and into the vision-language model where that learns. Sm
 instruction with a newline, which here it does not.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +21,8 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatching
+from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -25,6 +30,7 @@ from transformers import initialization as init
 
 from ..models import LAWMPolicy, LAWMPolicyConfig
 from ..models.modeling_outputs import PolicyOutput, masked_mean
+from . import act
 
 
 @strict
@@ -53,10 +59,10 @@ class LeRobotSmolVlaConfig(LAWMPolicyConfig):
         if self.num_latent_steps < 1:
             raise ValueError(f"`num_latent_steps` must be at least 1, got {self.num_latent_steps}.")
 
-    def to_smolvla(self) -> SmolVLAConfig:
-        """LeRobot's configuration."""
-        views = [f"{OBS_IMAGES}.view{i}" for i in range(self.num_views)]
-        inputs = {v: PolicyFeature(FeatureType.VISUAL, (3, *[self.image_size] * 2)) for v in views}
+    def to_smolvla(self, cameras: Sequence[str]) -> SmolVLAConfig:
+        """LeRobot's configuration, for these cameras."""
+        size = (3, self.image_size, self.image_size)
+        inputs = {c: PolicyFeature(FeatureType.VISUAL, size) for c in cameras}
         inputs[OBS_STATE] = PolicyFeature(FeatureType.STATE, (self.state_size,))
         defaults: dict[str, Any] = {"load_vlm_weights": True}
         return SmolVLAConfig(
@@ -87,7 +93,7 @@ class LeRobotSmolVlaPolicy(LAWMPolicy):
 
     def __init__(self, config: LeRobotSmolVlaConfig):
         super().__init__(config)
-        self.smolvla = config.to_smolvla()
+        self.smolvla = config.to_smolvla([f"view{i}" for i in range(config.num_views)])
         # One draw of the sampler's starting noise: where every chunk of latent actions starts.
         shape = (config.chunk_size, self.smolvla.max_action_dim)
         self.register_buffer("latent_start", torch.empty(shape))
@@ -205,3 +211,27 @@ class LeRobotSmolVlaPolicy(LAWMPolicy):
 
 AutoConfig.register(LeRobotSmolVlaConfig.model_type, LeRobotSmolVlaConfig, exist_ok=True)
 AutoModel.register(LeRobotSmolVlaConfig, LeRobotSmolVlaPolicy, exist_ok=True)
+
+
+def export_smolvla(pretraining: str | Path, folder: str | Path, cameras: Sequence[str]) -> None:
+    """Write a stock `smolvla` folder for `lerobot-train --policy.path`, with a fresh last layer.
+
+    Args:
+        pretraining: Folder or Hub repository of a pretraining run of this policy.
+        folder: Where to write.
+        cameras: Cameras of the data to finetune on; `front` stands for `observation.images.front`.
+    """
+    policy: Any = LAWMPolicy.from_latent_pretraining(pretraining)
+    keys = [c if c.startswith("observation.") else f"{OBS_IMAGES}.{c}" for c in cameras]
+    config = policy.config.to_smolvla(keys)
+    config.load_vlm_weights = False  # they are among those that are written
+    config.resize_imgs_with_padding = (policy.side, policy.side)
+    stock = SmolVLAPolicy(config)
+    stock.model.load_state_dict(policy.vla.state_dict())
+    stock.save_pretrained(folder)
+    for pipeline in make_smolvla_pre_post_processors(config):
+        pipeline.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    act.main(export_smolvla)
