@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import typing
 from pathlib import Path
+from typing import Any
 
 from .fields import default_of, is_list, kind_of
 from .screen import fail
@@ -62,8 +63,9 @@ def add_flags(
     groups = {name: parser.add_argument_group(name or "options") for name in (*order, _LAST)}
     added = []
     for name, field in fields.items():
-        told, options = field.metadata, {"help": _text(field).replace("%", "%%")}
-        options |= {"metavar": name if told["positional"] else _metavar(field)}
+        told = field.metadata
+        options: dict[str, Any] = {"help": _text(field).replace("%", "%%")}
+        options["metavar"] = name if told["positional"] else _metavar(field)
         if not told["positional"]:
             options["required"] = default_of(field) is ...
         flag = name if told["positional"] else f"--{name}"

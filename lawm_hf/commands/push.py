@@ -27,4 +27,4 @@ def main(args: PushArgs) -> Outcome:
     options = asdict(args)
     del options["import_"]
     address = push_run(**options)
-    return Outcome({"repository": args.repository, "commit": address}, address)
+    return Outcome({"repository": args.repository, "commit": address}, f"Pushed: {address}")
