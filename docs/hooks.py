@@ -26,15 +26,8 @@ def commands() -> dict[str, type]:
 
 def flags_markdown() -> str:
     """The page of all flags, made from the commands' own dataclasses."""
-    lines = [
-        "# Flags",
-        "",
-        "Made from the code when the site is built; `lawm-hf COMMAND --help` prints the same. A",
-        "YAML file may come first and flags override it; `-` and `_` are the same; `true` may be",
-        "left out.",
-        "`accelerate launch recipes/NAME.py` and `lawm-hf NAME` take the same flags, for example",
-        "`lawm-hf pretrain recipes/configs/pretrain_bridge.yaml --batch_size 64`.",
-    ]
+    text = (ROOT / "docs/flags.md").read_text()
+    lines = text.replace("On the site every flag of every command follows, m", "M").splitlines()
     for name, arguments in commands().items():
         about = (arguments.__doc__ or "").strip().split("\n")[0]
         lines += ["", f"## {name}", "", about, "", "| flag | default | |", "|---|---|---|"]
@@ -80,7 +73,7 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted(path for path in wanted if (ROOT / path).is_file()):
         uri = f"source/{path}.md"
         files.append(File.generated(config, uri, content=_source_page(path)))
-    files.remove(files.get_file_from_path("flags.md"))  # for those who read without the site
+    files.remove(files.get_file_from_path("flags.md"))  # its tables are missing
     files.append(File.generated(config, "flags.md", content=flags_markdown()))
     return files
 

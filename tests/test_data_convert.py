@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the converters write is read back frame by frame, and goes on where it was cut short."""
 
+import json
+import shlex
 import sys
 from fractions import Fraction
 from types import SimpleNamespace
@@ -122,7 +124,8 @@ def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path, monkeypatch,
     printed = capsys.readouterr().out
     assert "Wrote 2 clips" in printed
     assert f"Left out deep/{broken.name}" in printed
-    assert len(open_source(f"wds:{tmp_path}/out/train-*.tar").clips) == 2
+    *_, spec = shlex.split(printed.splitlines()[-1])  # of the command to type next
+    assert len(open_source(spec).clips) == 2
 
 
 def test_a_disk_that_was_away_costs_no_clip_and_a_lost_part_is_not_done(
@@ -234,13 +237,17 @@ def test_frames_of_something_something_do_not_become_public(tmp_path, monkeypatc
     assert licence(f"lerobot:{second},episodes=:1") is SSV2
 
 
-def test_inspect_prints_the_facts_and_draws_a_contact_sheet(tmp_path, monkeypatch, capsys):
+def test_inspect_prints_the_facts_and_draws_a_contact_sheet(tmp_path, monkeypatch, capfd):
     spec = f"wds:{build_shards(tmp_path / 'wds')}/*.tar"
     run(monkeypatch, "data", "inspect", spec, "--sheet", tmp_path / "sheet.png")
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert "clips             6" in printed
     assert TASKS[0] in printed
     assert Image.open(tmp_path / "sheet.png").size == (8 * 96, 6 * 96)
+    run(monkeypatch, "data", "inspect", spec, "--sheet", tmp_path / "sheet.png", "--json")
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["clips"], facts["action_size"]) == (6, 0)
+    assert facts["next"][0].endswith(f"pretrain --sources '{spec}'")
 
 
 @pytest.mark.slow

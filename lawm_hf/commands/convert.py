@@ -63,5 +63,6 @@ def main(args: ConvertArgs) -> Outcome:
         push_set(args.out, args.push_to, private=not args.public)
     lines = [f"Wrote {made['clips']} clips to {args.out}."]
     lines += [f"Left out {line}" for line in made["left_out"]]
-    scheme = "lerobot" if made["format"] == "lerobot" else "shards"
-    return Outcome(made, "\n".join(lines), [["data", "inspect", f"{scheme}:{args.out}"]])
+    shards = f"wds:{args.out}/train-*.tar"
+    spec = shards if made["format"] == "shards" else f"lerobot:{args.out}"
+    return Outcome(made, "\n".join(lines), [["data", "inspect", spec]])

@@ -18,6 +18,6 @@ def main(args: InspectArgs) -> Outcome:
     """Look into the source, and write the contact sheet."""
     from ..data.commands import inspect_source
 
-    found = inspect_source(args.spec, args.sheet)
+    found, facts = inspect_source(args.spec, args.sheet)
     text = "\n".join(f"{name:<18}{value}" for name, value in found.items())
-    return Outcome(found, text, [["pretrain", "--sources", args.spec]])
+    return Outcome(facts, text, [["pretrain", "--sources", args.spec]])

@@ -15,13 +15,16 @@ from .spec import open_source
 _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 
 
-def inspect_source(spec: str, sheet: str) -> dict[str, Any]:
-    """What the source holds; writes the contact sheet."""
+def inspect_source(spec: str, sheet: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the source holds, for people and for programs; writes the contact sheet."""
     source = open_source(spec)
     picture = contact_sheet(source)
-    found = describe(source)
+    found, features = describe(source), source.features
     picture.save(sheet)
-    return found | {"contact sheet": sheet}
+    facts = {name: found[name] for name in ("source", "clips", "frames", "fingerprint")}
+    facts |= {"cameras": list(features.cameras), "fps": float(features.fps), "sheet": sheet}
+    facts |= {"state_size": features.state_size, "action_size": features.action_size}
+    return found | {"contact sheet": sheet}, facts
 
 
 def describe(source: Source) -> dict[str, Any]:
