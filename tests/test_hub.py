@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,9 +18,17 @@ from hub_fixtures import StandIn
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError
 from test_data_convert import run
+from test_labels import SIZES, save_run
 from test_lawm import make_policy, make_world_model
 
-from lawm_hf import LAWMForPretraining, LAWMPolicy, LAWMProcessor, LAWMWorldModel
+from lawm_hf import (
+    BakuConfig,
+    BakuPolicy,
+    LAWMForPretraining,
+    LAWMPolicy,
+    LAWMProcessor,
+    LAWMWorldModel,
+)
 from lawm_hf.cli import main
 from lawm_hf.data import open_source
 from lawm_hf.hub import export_for_lerobot, push_run
@@ -31,6 +40,7 @@ RUN = {
     "processor/processor_config.json",
 }
 STATISTICS = {"min": [-1.0] * 7, "max": [1.0] * 7}
+LATENT = {"sources": ["tabletop:reach"], "objective": "latent"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -50,7 +60,7 @@ def pretrained(tmp_path_factory) -> Path:
     (folder / "step_000001").mkdir()
     (folder / "step_000001/random_states_0.pkl").write_bytes(b"\x80\x04N.")
     (folder / "policy/optimizer.bin").write_bytes(b"\x80\x04N.")
-    return write_records(folder, {"sources": ["tabletop:reach"], "objective": "latent"})
+    return write_records(folder, LATENT)
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +344,27 @@ def test_a_converted_set_is_pushed_and_streamed_from_there(online, tmp_path, mon
     before = len(commits)
     run(monkeypatch, *command[:-1], tmp_path / "again", "--push-to", name)  # the same once more
     assert len(online.commits(f"datasets/{name}")) == before
+
+
+def test_a_policy_of_the_hub_labels_at_its_commit_and_the_labels_are_pushed(
+    online, tmp_path, monkeypatch, storage
+):
+    teacher, name = f"me/teacher-{storage}", f"me/labels-{storage}"
+    for tag in ("v1", "v2"):
+        policy = BakuPolicy(BakuConfig(hidden_size=32, num_layers=1, **SIZES))
+        write_records(save_run(tmp_path / tag, policy), LATENT)
+        push_run(tmp_path / tag, teacher, tag=tag)
+    old = online.ask("state")["repos"][f"models/{teacher}"]["refs"]["refs/tags/v1"]
+    build_folder(tmp_path / "videos", 2)
+    command = ["label", teacher, "--revision", "v1", "--source", f"folder:{tmp_path}/videos"]
+    run(monkeypatch, *command, "--out", tmp_path / "out", "--push_to", name)
+    assert online.ask("state")["repos"][f"datasets/{name}"]["private"] is True
+    note = json.loads((tmp_path / "out/source.json").read_text())["labels"]
+    assert (note["model"], note["commit"], note["sources"]) == (teacher, old, ["tabletop:reach"])
+    assert old in (tmp_path / "out/README.md").read_text()
+    ours = open_source(f"lerobot:{tmp_path}/out,action=latent_action")
+    theirs = open_source(f"lerobot:{name},action=latent_action")
+    np.testing.assert_array_equal(theirs.low_dim(1)[1], ours.low_dim(1)[1])
 
 
 # ------------------------------------------------------------------------------ new processes

@@ -129,7 +129,7 @@ def test_kills_of_a_conversion_lose_no_part(kind, tasks, tmp_path):
 
 def test_kills_of_a_labelling_lose_no_part(tmp_path):
     def job(out: Path) -> None:
-        flags = ["--sources", f"folder:{raw}", "--image_size", "64", "--clips_per_part", "2"]
+        flags = ["--source", f"folder:{raw}", "--image_size", "64", "--clips_per_part", "2"]
         sys.argv = ["lawm-hf", "label", str(run), "--out", str(out), *flags]
         cli.main()
 

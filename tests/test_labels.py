@@ -2,6 +2,7 @@
 """`lawm-hf label`: what a policy says on seeing a frame is in that frame's row."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,7 +78,7 @@ def reader(tmp_path):
 
 def label(monkeypatch, run, spec, out, *flags):
     """The command, here; the labelled set's spec."""
-    argv = ["lawm-hf", "label", run, "--sources", spec, "--out", out, "--image_size", 64, *flags]
+    argv = ["lawm-hf", "label", run, "--source", spec, "--out", out, "--image_size", 64, *flags]
     monkeypatch.setattr(sys, "argv", [*map(str, argv)])
     cli.main()
     return f"lerobot:{out},action=latent_action"
@@ -309,6 +310,20 @@ def test_a_new_policy_learns_the_labels_and_is_then_finetuned_on_actions(
     after = LAWMPolicy.from_pretrained(tuned)
     assert after.config.action_size == 7
     torch.testing.assert_close(after.blocks.state_dict(), before.blocks.state_dict())
+
+
+def test_the_page_about_labels_reads_and_draws_them(tmp_path, monkeypatch, baku):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    clips = f"folder:{build_folder(tmp_path / 'clips')}"
+    label(monkeypatch, baku, clips, tmp_path / "data/mine_labels")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs/label.md").read_text()
+    space: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "page", "exec"), space)
+    assert space["chunks"].shape[1:] == (4, 4)
+    assert (tmp_path / "label.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

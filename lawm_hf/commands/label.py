@@ -19,7 +19,7 @@ class LabelArgs(TaskArgs):
     policy: str = arg(
         ..., "folder or Hub repository of a pretraining run", positional=True, group="model"
     )
-    sources: str = arg(..., "what to label (lawm_hf.data.spec)", group="data")
+    source: str = arg(..., "what to label (lawm_hf.data.spec)", group="data")
     out: Path = arg(..., "folder to write", group="output")
     revision: str | None = arg(None, "of the policy's repository", group="model")
     batch_size: int = arg(64, "frames that the policy sees at a time", min=1, group="model")
@@ -63,8 +63,8 @@ def main(args: LabelArgs) -> Outcome:
     labels = open_labels(args.policy, args.revision, args.batch_size, device)
     teacher = Teacher.of(args.policy, labels.commit, labels.sha256)
     if args.push_to:
-        check_publication(args.sources, args.push_to, args.public, teacher.sources or ())
-    source = open_source(args.sources)
+        check_publication(args.source, args.push_to, args.public, teacher.sources or ())
+    source = open_source(args.source)
     labels.cameras(source.features.cameras)  # raises now rather than at the first clip
     how = Conversion(
         image_size=args.image_size or labels.image_size,
@@ -77,7 +77,7 @@ def main(args: LabelArgs) -> Outcome:
     bad, numbers = left_out(args.out), read_json(args.out / "meta/stats.json", dict)[COLUMN]
     describe_labels(
         args.out,
-        args.sources,
+        args.source,
         teacher,
         interval_s=labels.interval_s,
         num_left_out=len(bad),

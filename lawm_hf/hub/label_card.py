@@ -93,7 +93,8 @@ class Teacher:
     @classmethod
     def of(cls, folder: str, commit: str | None, sha256: str) -> "Teacher":
         """The policy of a run."""
-        return cls(shareable(folder), commit, sha256, pretraining_sources(folder))
+        place = f"{folder}@{commit}" if commit else folder
+        return cls(shareable(folder), commit, sha256, pretraining_sources(place))
 
 
 def describe_labels(

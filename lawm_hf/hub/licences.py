@@ -176,11 +176,13 @@ def pretraining_sources(pretrained: str) -> list[str] | None:
 
 
 def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any]:
-    """A small YAML or JSON file of a folder or Hub repository; empty if it cannot be had."""
+    """A small YAML or JSON file of a folder or `repository[@revision]`; empty if there is none."""
     path = Path(folder) / name
     try:
         if not Path(folder).exists():
-            path = Path(hf_hub_download(folder, name, repo_type=repo_type))
+            repository, _, revision = folder.partition("@")
+            options = {"repo_type": repo_type, "revision": revision or None}
+            path = Path(hf_hub_download(repository, name, **options))
         return read_yaml(path) if path.is_file() else {}  # JSON is YAML, too
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         logger.warning("`%s` of %r cannot be read: %s", name, folder, plain(error))
