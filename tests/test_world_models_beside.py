@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The world models beside DreamerV3: diffusion of frames, and prediction in feature space."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from test_lawm import make_batch, make_policy
+from test_recipes import pretrain
 from transformers import AutoModel, BertConfig, BertModel, ViTConfig, ViTModel
 from world_model_contract import WorldModelContract
 
@@ -88,6 +90,22 @@ def test_a_pair_is_saved_and_loaded_as_one(name, tmp_path):
     pair.save_pretrained(tmp_path)
     loaded = LAWMForPretraining.from_pretrained(tmp_path)
     assert torch.equal(loaded(**make_batch()).loss, pair(**make_batch()).loss)
+
+
+@pytest.mark.slow
+@each_world_model
+def test_a_run_ends_with_report_strip_and_a_card_that_says_which_world_model(name, tmp_path):
+    pretrain(
+        tmp_path,
+        steps=2,
+        world_model_type=name,
+        world_model_config='{"hidden_size": 16, "num_layers": 1}',
+        eval_source="tabletop:reach,episodes=16,seed=900000,views=front,num_workers=1",
+    )
+    health = json.loads((tmp_path / "health.json").read_text())
+    assert health["imagined_error"] < 2 * health["copy_error"]
+    assert (tmp_path / "strip.png").stat().st_size > 10_000
+    assert f"`lawm_{name}`" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.slow

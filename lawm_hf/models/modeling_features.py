@@ -209,12 +209,15 @@ class FeatureWorldModel(LAWMWorldModel):
 
         0.01, and not 0, so that every layer receives gradient from the first update on.
         """
+        last: Any = self.decoder[-1]
         if module is self.predictor:
-            init.normal_(module.places, std=1.0)
-        elif module in (self.predictor.out, self.decoder[-1]):
-            fan_in = module.in_features if isinstance(module, nn.Linear) else module.in_channels
-            init.normal_(module.weight, std=0.01 * fan_in**-0.5)
-            init.zeros_(module.bias)
+            init.normal_(self.predictor.places)
+        elif module is self.predictor.out:
+            init.normal_(self.predictor.out.weight, std=0.01 * self.config.hidden_size**-0.5)
+            init.zeros_(self.predictor.out.bias)
+        elif module is last:
+            init.normal_(last.weight, std=0.01 * self.config.decoder_size**-0.5)
+            init.zeros_(last.bias)
 
 
 def load_backbone(config: FeatureWorldConfig) -> Any:
