@@ -45,8 +45,10 @@ LAYERS = {
     "arguments": {"plugins", "writing"},
     "cli": {"arguments", "commands", "recipes"},
     "commands": {
-        *("arguments", "analysis", "data", "hub", "envs", "evaluation", "plugins", "writing"),
+        *("arguments", "analysis", "data", "hub", "envs", "evaluation", "play", "plugins"),
+        "writing",
     },
+    "play": {"models", "analysis", "data", "envs", "evaluation", "hub", "plugins", "writing"},
     "moved": set(),
     "__init__": {"moved", "models"},
     "lerobot": {"models", "envs", "data", "evaluation", "training", "hub", "writing"},

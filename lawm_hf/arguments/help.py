@@ -38,6 +38,11 @@ def make_parser(arguments_class: type, fields: dict[str, dataclasses.Field]) -> 
         for name, field in fields.items()
         if default_of(field) is ...
     ]
+    needed += [
+        f"[{name}]"
+        for name, field in fields.items()
+        if field.metadata["positional"] and default_of(field) is not ...
+    ]
     parser = Parser(
         usage=" ".join(["%(prog)s [CONFIG.yaml]", *needed, "[--flag value ...]"]),
         description=inspect.cleandoc(arguments_class.__doc__ or ""),
@@ -69,7 +74,8 @@ def add_flags(
         if not told["positional"]:
             options["required"] = default_of(field) is ...
         flag = name if told["positional"] else f"--{name}"
-        options["nargs"] = "+" if is_list(field) else None
+        may_lack = "?" if told["positional"] and default_of(field) is not ... else None
+        options["nargs"] = "+" if is_list(field) else may_lack
         added.append(groups[told["group"]].add_argument(flag, **options))
     always = groups[_LAST]
     always.add_argument("-h", "--help", action="help", help="show this and exit")

@@ -13,7 +13,7 @@ from ..writing.text import printable_lines
 # Which extra of ours brings an optional package.
 _EXTRAS = dict.fromkeys(("gymnasium", "mujoco", "matplotlib"), "sim") | {"tensorboard": "demo"}
 _EXTRAS |= dict.fromkeys(("trackio", "wandb"), "trackers")
-_EXTRAS |= dict.fromkeys(("datatrove", "ray"), "cluster")
+_EXTRAS |= dict.fromkeys(("datatrove", "ray"), "cluster") | {"gradio": "play"}
 _EXTRAS |= dict.fromkeys(("lerobot", "draccus"), "lerobot")
 _EXTRAS |= dict.fromkeys(("libero", "robosuite", "bddl", "OpenGL"), "libero")
 

@@ -11,6 +11,7 @@ from ..arguments import CommandArgs
 
 RECIPES = ("pretrain", "finetune", "evaluate", "analyze", "experiment")
 TOOLS = (
+    "play",
     "data inspect",
     "convert",
     "label",

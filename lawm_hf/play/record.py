@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run has written about itself: numbers over updates, alarms, strips, success rates."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from huggingface_hub import ModelCard
+
+from ..writing.text import printable
+from .run import Run
+
+# What the health report says over updates, and how it reads.
+HEALTH = {
+    "swap_gap_share": "swap gap: growth of the error under another clip's latents",
+    "error_over_copy": "imagined error, as a share of that of a copy of x_t",
+    "target_r2": "R² of the target's place from the latents",
+    "chunk_r2": "R² of the true actions from the latents",
+    "effective_rank": "effective rank of the latents",
+    "standard_deviation": "standard deviation of the latents",
+    "saturated_share": "saturated share of the latents",
+    "moving_psnr": "PSNR of the pixels that move, dB",
+}
+_LOSSES = ("loss", "reconstruction", "kl", "grad_policy", "grad_world_model", "samples_per_s")
+_MAX_BYTES = 16 << 20
+
+
+@dataclass
+class Record:
+    """A run's record as the page shows it.
+
+    Attributes:
+        log: Columns `step` and what `log.jsonl` has of losses, norms and speed; a row per line.
+        health: Columns `step` and those of `HEALTH` that are known.
+        alarms: The report's alarms, each with its update.
+        strips: Pictures of imagined frames with captions, in the order of updates.
+        results: Success rates: task set, rate and interval.
+    """
+
+    log: pd.DataFrame
+    health: pd.DataFrame
+    alarms: list[str]
+    strips: list[tuple[Path, str]]
+    results: pd.DataFrame
+
+
+def read_record(run: Run) -> Record:
+    """Read what is there now; of a run that goes on, so far. Damaged lines are left out."""
+    lines = read_lines(run.folder / "health.jsonl")
+    log = pd.DataFrame(read_lines(run.folder / "log.jsonl"), columns=["step", *_LOSSES])
+    health = pd.DataFrame(lines, columns=["step", *HEALTH]).dropna(axis=1, how="all")
+    alarms = [
+        f"Update {line['step']}: {printable(str(alarm))}"
+        for line in lines
+        for alarm in line.get("alarms") or []
+    ]
+    final = run.folder / "health.json"
+    ended = read_lines(final, whole=True)
+    alarms += [f"At the end: {printable(str(a))}" for line in ended for a in line.get("alarms", [])]
+    return Record(log.dropna(axis=1, how="all"), health, alarms, strips(run.folder), results(run))
+
+
+def read_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
+    """The JSON mappings in a file, one a line (or one in all) that are sound.
+
+    Those of a log count only with a number of updates, `step`.
+    """
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = []
+    for line in [text] if whole else text.splitlines():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and (whole or isinstance(content.get("step"), int)):
+            found.append(content)
+    return found
+
+
+def strips(folder: Path) -> list[tuple[Path, str]]:
+    """`strip_000200.png` and so on, then `strip.png`."""
+    on_the_way = sorted(folder.glob("strip_[0-9]*.png"))
+    found = [(p, f"update {int(re.sub(r'[^0-9]', '', p.stem) or 0)}") for p in on_the_way]
+    last = folder / "strip.png"
+    return found + ([(last, "at the end")] if last.is_file() else [])
+
+
+def results(run: Run) -> pd.DataFrame:
+    """Success rates on the run's card."""
+    columns = ["environment", "success", "95 % interval", "episodes"]
+    rows = []
+    card = run.folder / "README.md"
+    try:
+        found: Any = ModelCard.load(card).data.eval_results or []
+    except Exception:  # no card, or one that its owner has damaged
+        found = []
+    for result in found:
+        if result.metric_type != "success_rate":
+            continue
+        told = result.metric_args or {}
+        low, high = told.get("interval_95") or (None, None)
+        interval = "" if low is None else f"{low:.1%} to {high:.1%}"
+        rate = f"{float(result.metric_value):.1%}"
+        rows.append([printable(result.dataset_name), rate, interval, told.get("episodes", "")])
+    return pd.DataFrame(rows, columns=columns)
