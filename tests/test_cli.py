@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 
 import pytest
@@ -60,6 +60,12 @@ print(*{m.split(".")[0] for m in sys.modules})
     assert "--resize squash|crop" in pretrain.split("model:")[0]
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_flag_of_a_recipe_has_its_group(name):
+    groups = {f.name: f.metadata["group"] for f in fields(flags_of(name))}
+    assert not [flag for flag, group in groups.items() if not group]
+
+
 @dataclass
 class Args(CommandArgs):
     folder: str = arg("out", "folder")
@@ -95,7 +101,7 @@ def command(folder: str) -> str:
 @pytest.mark.parametrize(
     ("name", "flags", "commands"),
     [
-        ("pretrain", [], ["finetune", "analyze"]),
+        ("pretrain", [], ["finetune", "analyze", "play"]),
         ("pretrain", ["--objective", "supervised"], ["finetune"]),
         ("finetune", [], ["evaluate", "push"]),
         ("finetune", ["--source", "libero:x,suite=y"], ["evaluate", "push"]),
@@ -116,6 +122,7 @@ def test_the_next_command_is_spelled_as_this_user_can_type_it(monkeypatch):
     monkeypatch.setenv("UV", "/usr/bin/uv")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert program() == ["python3", "-m", "uv", "run", "lawm-hf"]
+    assert program("play")[3:] == ["run", "--extra", "play", "lawm-hf"]
     monkeypatch.delenv("UV")
     assert program() == [sys.executable, "-m", "lawm_hf.cli"]
     monkeypatch.setattr(shutil, "which", lambda name: name)

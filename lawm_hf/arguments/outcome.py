@@ -33,7 +33,8 @@ class Outcome:
 
     def tell(self, as_json: bool) -> None:
         """Print it."""
-        lines = [shlex.join([*program(), *map(str, words)]) for words in self.following]
+        typed = [list(map(str, words)) for words in self.following]
+        lines = [shlex.join([*program(words[0]), *words]) for words in typed]
         if as_json:
             told = self.made | ({"next": lines} if lines else {})
             plain = json.dumps(told, default=str)  # JSON has no NaN: what is not a number is null
@@ -62,8 +63,10 @@ def stdout_is_stderr(wanted: bool) -> Iterator[None]:
         os.close(kept)
 
 
-def program() -> list[str]:
-    """How this user calls `lawm-hf`."""
+def program(command: str = "") -> list[str]:
+    """How this user calls `lawm-hf` for a command."""
     if "UV" in os.environ:  # `uv run` sets it.
-        return [*(["uv"] if shutil.which("uv") else ["python3", "-m", "uv"]), "run", "lawm-hf"]
+        uv = ["uv"] if shutil.which("uv") else ["python3", "-m", "uv"]
+        extra = ["--extra", "play"] if command == "play" else []  # what `uv run` does not bring
+        return [*uv, "run", *extra, "lawm-hf"]
     return ["lawm-hf"] if shutil.which("lawm-hf") else [sys.executable, "-m", "lawm_hf.cli"]
