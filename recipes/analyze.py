@@ -12,6 +12,8 @@ the beginning of each episode. Writes `analysis.json`, `report.md` and its pictu
 import json
 from pathlib import Path
 
+from tqdm import tqdm
+
 from lawm_hf.analysis import (
     imagination_strip,
     latent_study,
@@ -60,14 +62,19 @@ def main(args: AnalyzeArgs) -> Outcome:
         later_steps(window.chunk_size),
         run.get("held_out", 0.0),  # older runs held none out
     )
-    study = latent_study(policy, world_model, held_out, fit, args.seed)
-    study.health.is_held_out = is_held_out
-
     output.mkdir(parents=True, exist_ok=True)
-    latents = latents_of(policy, held_out).numpy()
-    strip = imagination_strip(policy, world_model, held_out, output / "strip.png", seed=args.seed)
-    gallery = neighbour_gallery(held_out, latents, output / "neighbours.png")
-    traversal, sweep = traversal_figures(world_model, held_out, latents, output)
+    with tqdm(total=4, desc="analysis") as bar:
+        study = latent_study(policy, world_model, held_out, fit, args.seed)
+        study.health.is_held_out = is_held_out
+        bar.update()
+        strip, seed = output / "strip.png", args.seed
+        imagination_strip(policy, world_model, held_out, strip, seed=seed)
+        bar.update()
+        latents = latents_of(policy, held_out).numpy()
+        gallery = neighbour_gallery(held_out, latents, output / "neighbours.png")
+        bar.update()
+        traversal, sweep = traversal_figures(world_model, held_out, latents, output)
+        bar.update()
     pictures = {
         "Imagined under own and other latents": strip,
         "Clips with similar latents (Fig. 7 of the paper)": gallery,
