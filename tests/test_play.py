@@ -79,6 +79,22 @@ def test_the_nearest_clips_are_others_and_the_nearest_comes_first(studio):
     assert found[0][0].task == studio.scenes[3].task
 
 
+def test_two_clips_of_a_folder_are_enough_and_none_is_told(tmp_path):
+    run = open_run(lawm_hf.TABLETOP)
+    for name in ("one.mp4", "two.mp4"):
+        write_ramp(tmp_path / name, frames=12 if name == "one.mp4" else 20)
+    few = Studio(run, source=f"folder:{tmp_path}")
+    assert few.tasks == ["one", "two"]
+    change = np.ones(len(few.directions.vectors))
+    assert few.imagine(few.scenes[0], few.moved(few.latents[0], change)).shape[0] == 11
+    assert [scene.task for scene, _ in few.nearest(few.latents[0])] == ["two"]
+    (tmp_path / "two.mp4").unlink()
+    assert Studio(run, source=f"folder:{tmp_path}").nearest(few.latents[0]) == []
+    write_ramp(tmp_path / "one.mp4", frames=1)
+    with pytest.raises((ValueError, RuntimeError)):
+        Studio(run, source=f"folder:{tmp_path}")
+
+
 def test_the_clips_of_the_tabletop_are_none_of_its_training(studio):
     trained = open_run(lawm_hf.TABLETOP).arguments()["sources"]
     assert "seed" not in trained[0]  # the default, 100000
@@ -153,6 +169,24 @@ def test_what_is_no_video_is_refused_in_one_sentence(studio, tmp_path):
         assert re.search("choose|cut", said), said
     with pytest.raises(ValueError, match="Say in 1 to 300"):
         read_upload(studio, tmp_path / "good.mp4", " ")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_video_with_damage_is_read_or_refused_in_one_sentence(studio, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    data = bytearray(write_ramp(tmp_path / "good.mp4").read_bytes())
+    for _ in range(int(rng.integers(1, 30))):
+        data[int(rng.integers(len(data)))] = int(rng.integers(256))
+    path = tmp_path / "spoilt.mp4"
+    path.write_bytes(bytes(data[: int(rng.integers(len(data) // 2, len(data)))]))
+    said = ""
+    try:
+        assert read_upload(studio, path, "go").frames.shape == studio.scenes[0].frames.shape
+    except ValueError as error:
+        said = str(error)
+    assert not said or said.startswith("spoilt.mp4 cannot be used (")
+    assert "\n" not in said
+    assert str(tmp_path) not in said
 
 
 # ------------------------------------------------------------------------------ the game

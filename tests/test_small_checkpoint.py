@@ -66,6 +66,31 @@ def test_the_pair_imagines_another_future_under_another_instruction():
     assert (drawn[0] - drawn[1]).abs().max() > 0.1
 
 
+def test_a_packed_run_is_the_run_with_halved_weights_and_without_its_folders(tmp_path):
+    pytest.importorskip("mujoco")
+    from lawm_hf.recipes.small import pack
+
+    run, packed = tmp_path / "pretrain", tmp_path / "packed"
+    pair = LAWMForPretraining.from_pretrained(lawm_hf.TABLETOP)
+    with torch.no_grad():
+        pair.policy.places.add_(1e-5)  # what a half does not hold
+    pair.save_pretrained(run)
+    LAWMProcessor.from_pretrained(PAIR, subfolder="processor").save_pretrained(run / "processor")
+    (run / "args.yaml").write_text(f"output_dir: {run}\npretrained: {run}\n")
+    (run / "README.md").write_text('import torch\nX.from_pretrained("pretrain")\n')
+    (run / "step_000002").mkdir()
+    pack(run, packed)
+    assert not (packed / "step_000002").exists()
+    assert not list(packed.rglob("*.py"))
+    assert str(tmp_path) not in (packed / "args.yaml").read_text()
+    assert "from_pretrained(lawm_hf.TABLETOP)" in (packed / "README.md").read_text()
+    loaded = LAWMForPretraining.from_pretrained(packed).state_dict()
+    for name, tensor in pair.state_dict().items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=5e-4, atol=1e-4)
+    halves = load_file(packed / "policy" / "model.safetensors").values()
+    assert {tensor.dtype for tensor in halves if tensor.is_floating_point()} == {torch.float16}
+
+
 def test_the_policy_solves_most_scenes():
     pytest.importorskip("mujoco")
     from lawm_hf.envs.tabletop import TabletopEnv

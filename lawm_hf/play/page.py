@@ -36,7 +36,9 @@ def build(pair: Run, policy: Run, source: str = "") -> gr.Blocks:
         driver = Driver(policy)
     except ValueError as error:
         driver = str(error)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    # A visitor's video is deleted after an hour.
+    shown: dict[str, Any] = {"title": TITLE, "fill_width": True, "delete_cache": (600, 3600)}
+    with gr.Blocks(analytics_enabled=False, **shown) as page:
         gr.Markdown(_TITLE)
         with gr.Tab("Imagine", id="imagine"):
             ImagineTab(studio)
@@ -70,5 +72,5 @@ def serve(
     page.queue(default_concurrency_limit=4)
     theme = gr.themes.Default(primary_hue="indigo", **_FONTS)
     shown: dict[str, Any] = {"theme": theme, "css": CSS, "head": KEYBOARD, "footer_links": []}
-    options = {"max_file_size": MAX_BYTES, **options}
+    options = {"max_file_size": MAX_BYTES, "state_session_capacity": 100, **options}
     return page.launch(server_name=host, server_port=port, **shown, **options)

@@ -53,6 +53,11 @@ class Studio:
         self.window = _window(self.model, run.arguments())
         self._lock = threading.Lock()
         data = WindowDataset(open_source(source or default_source(run, num_clips)), self.window)
+        if not len(data):
+            raise ValueError(
+                f"Clips to play with need two frames at least, got none such in {data.source.name}."
+                " Name others: --source folder:VIDEOS."
+            )
         self.fps = data.features.fps
         chosen = np.linspace(0, len(data) - 1, min(num_clips, len(data))).round().astype(int)
         samples = [data[int(i)] for i in chosen]
@@ -126,6 +131,7 @@ class Studio:
         return [
             (self.scenes[i], float(cosine))
             for i, cosine in zip(found[-1].tolist(), cosines[-1], strict=True)
+            if np.isfinite(cosine)  # of a few clips there are fewer
         ]
 
 
