@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-_START = float(
-    __import__("os").environ.get("START", "-2")
-)  # logit of the opacity that a composite starts with: nearly a copy of the first frame
+_START = -2.0  # logit of the opacity that a composite starts with: nearly a copy of x_t
 PATCHES_PER_SIDE = 8  # a patch is 4 pixels of a 32-pixel frame: about half a cube of the tabletop
 
 
