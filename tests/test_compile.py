@@ -25,6 +25,7 @@ WORLD_MODELS = {
     "paper": PAPER_FORM,
     "flow": {"training_states": "posterior", "residual": "flow", "frame_loss": "features"},
     "masked": {"mask_ratio": 0.5, "motion_weight": 1.0},
+    "skips": {"residual": "composite", "decoder_skips": True},
 }
 
 

@@ -17,6 +17,7 @@ RESIDUAL = {"initial_state": "frame", "residual_decoder": True, "motion_weight":
 SWITCHES = {
     "flow": {"residual": "flow"},
     "composite": {"residual": "composite"},
+    "skips": {"residual": "composite", "decoder_skips": True},
     "masked": {"mask_ratio": 0.5},
     "features": {"frame_loss": "features"},
 }
@@ -115,6 +116,27 @@ def test_a_composite_decoder_starts_near_a_copy_of_the_first_frame():
     states = model.observe(model.encode(data["frames"]), data["actions"])
     drawn = model.decode(states, data["frames"][:, 0])
     assert (drawn - first).square().mean() < 0.1 * (first - 0.5).square().mean()
+
+
+# -------------------------------------------------------------------------------------- skips
+
+
+@each_objective
+def test_with_skips_the_decoder_sees_the_first_frame_and_not_what_was_hidden_of_it(objective):
+    model, data = build(objective=objective, decoder_skips=True, **RESIDUAL), batch()
+    states = model.observe(model.encode(data["frames"]), data["actions"])
+    first, other = data["frames"][:, :1], data["frames"][:, 1:2]
+    difference = model.decode(states, first[:, 0]) - first / 255
+    assert not torch.equal(difference, model.decode(states, other[:, 0]) - other / 255)
+    images = model._centre(first)
+    drawn = [model._draw(states, images, seen) for seen in (images, torch.zeros_like(images))]
+    assert torch.equal(drawn[0], model._draw(states, images))
+    assert not torch.equal(*drawn)
+
+
+def test_a_plain_decoder_that_sees_the_first_frame_is_refused():
+    with pytest.raises(Exception, match="A decoder that sees the first frame changes it"):
+        build(decoder_skips=True, residual_decoder=False)
 
 
 # ------------------------------------------------------------------------------------- masked

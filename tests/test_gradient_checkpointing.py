@@ -30,6 +30,9 @@ def diffusion():
 MODELS = {
     "posterior": lambda: world_model(objective="posterior"),
     "imagination": lambda: world_model(objective="imagination"),
+    "skips": lambda: world_model(
+        objective="imagination", residual_decoder=True, decoder_skips=True
+    ),
     "patch": lambda: baku(PATCH),
     "resnet": lambda: baku(RESNET),
     "diffusion": diffusion,

@@ -60,6 +60,8 @@ class DreamerV3Config(LAWMWorldModelConfig):
             away it need not know what colour the thing had. `"flow"` says where in the first frame
             each pixel comes from, and the prediction is the first frame so warped: optical flow,
             without a flow network.
+        decoder_skips: The decoder sees the encoder's maps of the first frame, as in a U-Net: what
+            stands still, or is uncovered, need not pass through the latent state.
         mask_ratio: Share of the patches (8 x 8 to a frame) that the encoder does not see in
             training, the same in all frames of a clip, so that the actions have to tell more.
             A residual decoder changes the whole first frame all the same: that frame is no
@@ -94,6 +96,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
     training_states: Literal["posterior", "imagination"] = "imagination"
     residual_decoder: bool = True
     residual: Literal["difference", "flow", "composite"] = "difference"
+    decoder_skips: bool = False
     mask_ratio: float | int = 0.0
     frame_loss: Literal["pixels", "features"] = "pixels"
     motion_weight: float | int = 1.0
@@ -220,6 +223,11 @@ class DreamerV3Config(LAWMWorldModelConfig):
             raise ValueError(
                 f'A {self.residual} changes the first frame, got `residual="{self.residual}"` with '
                 "`residual_decoder=False`. Set `residual_decoder=True` or leave `residual` out."
+            )
+        if self.decoder_skips and not self.residual_decoder:
+            raise ValueError(
+                "A decoder that sees the first frame changes it, got `decoder_skips=True` with "
+                "`residual_decoder=False`. Set `residual_decoder=True` or leave it out."
             )
         if self.num_decoded_steps is not None and self.num_decoded_steps < 1:
             raise ValueError(

@@ -102,7 +102,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
             kl = images.new_zeros(actions.shape[:2])
             targets = self._centre(frames[:, 1:] if where is None else frames[:, where + 1])
         first = images[:, :1]
-        error = self._error(self._draw(states, first), targets, first)
+        error = self._error(self._draw(states, first, seen[:, :1]), targets, first)
         reconstruction = error if where is None else _spread(error, where, num_steps)  # (B, N)
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if is_pad is not None:
@@ -187,9 +187,19 @@ class DreamerV3WorldModel(LAWMWorldModel):
             )
         return self._draw(states, self._centre(first_frame[:, None])) + 0.5
 
-    def _draw(self, states: RSSMState, first: Tensor | None = None) -> Tensor:
-        """Images in [-0.5, 0.5] of `(B, N, ...)` states; a plain decoder needs no first one."""
-        drawn = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
+    def _draw(
+        self, states: RSSMState, first: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """Images in [-0.5, 0.5] of `(B, N, ...)` states; a plain decoder needs no first one.
+
+        Of the first one the encoder sees `seen`, if that is not all.
+        """
+        skips: list[Tensor] = []
+        if self.config.decoder_skips and first is not None:
+            self.encoder((first if seen is None else seen)[:, 0].to(self.dtype), skips)
+            size = (-1, states.deter.shape[1], -1, -1, -1)
+            skips = [maps[:, None].expand(size).flatten(0, 1) for maps in skips]
+        drawn = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1), skips)
         drawn = drawn.float().unflatten(0, states.deter.shape[:2])
         if first is None or not self.config.residual_decoder:
             return drawn

@@ -5,6 +5,7 @@ Feature maps are channels-last throughout: the layer norm over channels then nee
 convolutions are at their fastest.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,13 +41,21 @@ class FrameLayers(nn.Sequential):
 
     gradient_checkpointing = False  # `PreTrainedModel.gradient_checkpointing_enable` sets it
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map `(B, C, H, W)`."""
+    def forward(self, input: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
+        """Map `(B, C, H, W)`; of `skips`, one joins the channels before each deconvolution."""
         if not (self.gradient_checkpointing and self.training):
-            return super().forward(input)
-        run = super().forward
+            return self._run(input, *skips)
         again: Any = self._gradient_checkpointing_func
-        return torch.cat([again(run, part) for part in input.split(FRAMES_AT_ONCE)])
+        parts = zip(*(maps.split(FRAMES_AT_ONCE) for maps in (input, *skips)), strict=True)
+        return torch.cat([again(self._run, *part) for part in parts])
+
+    def _run(self, x: Tensor, *skips: Tensor) -> Tensor:
+        waiting = iter(skips)
+        for layer in self:
+            if skips and isinstance(layer, nn.ConvTranspose2d):
+                x = torch.cat([x, next(waiting)], 1)
+            x = layer(x)
+        return x
 
 
 class FrameEncoder(nn.Module):
@@ -65,9 +74,22 @@ class FrameEncoder(nn.Module):
             channels = out
         self.layers = FrameLayers(*layers)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed images in [-0.5, 0.5], `(B, C, H, W)`, as `(B, E)`."""
-        return self.layers(images).permute(0, 2, 3, 1).flatten(1)  # a view: channels are last
+    def forward(self, images: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """Embed images in [-0.5, 0.5], `(B, C, H, W)`, as `(B, E)`.
+
+        Args:
+            images: The images.
+            maps: If given, the feature map of each stage is put at its front: the coarsest first.
+        """
+        if maps is None:
+            x = self.layers(images)
+        else:
+            x = images
+            for layer in self.layers:
+                x = layer(x)
+                if isinstance(layer, nn.SiLU):
+                    maps.insert(0, x)
+        return x.permute(0, 2, 3, 1).flatten(1)  # a view: channels are last
 
 
 class FrameDecoder(nn.Module):
@@ -85,6 +107,8 @@ class FrameDecoder(nn.Module):
         num_drawn = _NUM_DRAWN[config.residual] if config.residual_decoder else NUM_CHANNELS
         for stage in reversed(range(config.num_stages)):
             is_last = stage == 0
+            if config.decoder_skips:
+                channels += config.depth << stage
             out = num_drawn if is_last else config.depth << (stage - 1)
             layers.append(
                 nn.ConvTranspose2d(
@@ -100,10 +124,13 @@ class FrameDecoder(nn.Module):
             channels = out
         self.layers = FrameLayers(*layers)
 
-    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
-        """Draw `(B, 3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`."""
+    def forward(self, deter: Tensor, stoch: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
+        """Draw `(B, 3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`.
+
+        With `config.decoder_skips` also from the encoder's maps of `x_t`, for each frame again.
+        """
         # Each block of the deterministic state feeds channels of its own, at every position.
         blocks = self.deter_in(deter).unflatten(-1, (self.num_blocks, self.grid_size**2, -1))
         grid = self.stoch_in(stoch.flatten(1)) + blocks.transpose(1, 2).flatten(1) + self.bias
         grid = grid.unflatten(-1, (self.grid_size, self.grid_size, -1))
-        return self.layers(grid.permute(0, 3, 1, 2))
+        return self.layers(grid.permute(0, 3, 1, 2), skips)
