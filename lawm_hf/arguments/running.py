@@ -58,6 +58,6 @@ def check_placeholders(args: Any) -> None:
             found = _PLACEHOLDER.search(str(text)) if not str(text).startswith("{") else None
             if found:
                 raise ValueError(
-                    f"`--{name}` must not hold the word {found[1]}, which stands for "
+                    f"`{name}` must not hold the word {found[1]}, which stands for "
                     f"{_PLACEHOLDERS[found[1]]}, got {text!r}. Replace it with yours."
                 )
