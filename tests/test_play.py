@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import lawm_hf
+from lawm_hf.arguments import parse_args
+from lawm_hf.commands.play import PlayArgs
 from lawm_hf.play.film import film, films
 from lawm_hf.play.record import read_record
 from lawm_hf.play.run import Run, open_run, open_runs
@@ -309,6 +311,12 @@ def test_a_run_is_found_or_its_absence_is_told(tmp_path):
         open_runs(lawm_hf.TABLETOP, lawm_hf.TABLETOP)
     with pytest.raises(ValueError, match="a policy itself"):
         open_runs(lawm_hf.TABLETOP_POLICY, lawm_hf.TABLETOP_POLICY)
+
+
+def test_the_command_takes_a_run_or_none_and_serves_this_machine_alone():
+    args = parse_args(PlayArgs, [])
+    assert (args.run, args.host, args.share) == ("", "127.0.0.1", False)
+    assert parse_args(PlayArgs, ["outputs/x", "--port", "8000"]).run == "outputs/x"
 
 
 def test_a_film_holds_its_frames_and_strangers_words_are_words():
