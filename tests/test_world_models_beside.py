@@ -317,6 +317,27 @@ def test_a_backbone_without_all_its_weights_is_refused(tmp_path):
         make("features", backbone=str(tmp_path))
 
 
+def test_a_backbone_that_was_saved_in_half_precision_is_used_in_that_of_the_world_model(tmp_path):
+    vit = ViTModel(ViTConfig(**SMALL_VIT), add_pooling_layer=False).to(torch.bfloat16)
+    vit.save_pretrained(tmp_path / "backbone")
+    model, inputs = make("features", backbone=str(tmp_path / "backbone")), clip()
+    assert model.dtype == torch.float32
+    expected = model(**inputs).loss
+    model.save_pretrained(tmp_path / "world_model")
+    half = AutoModel.from_pretrained(tmp_path / "world_model", dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(half(**inputs).loss, expected, rtol=0.05, atol=0)
+
+
+def test_a_backbone_without_a_grid_is_refused(monkeypatch):
+    def as_a_list(self, images):
+        return torch.zeros(*images.shape[:2], 5, 8)
+
+    monkeypatch.setattr(FeatureWorldModel, "encode", as_a_list)
+    with pytest.raises(ValueError, match="square grid, got 5 places"):
+        make("features")
+
+
 def test_a_model_of_words_is_no_backbone(tmp_path):
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     BertModel(config).save_pretrained(tmp_path)

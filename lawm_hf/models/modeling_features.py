@@ -106,6 +106,12 @@ class FeatureWorldModel(LAWMWorldModel):
         with torch.no_grad():
             example = self.encode(torch.zeros(1, 1, NUM_CHANNELS, side, side))
         num_places, num_features = example.shape[2:]
+        if math.isqrt(num_places) ** 2 != num_places:
+            raise ValueError(
+                f"`backbone` must say something of each place on a square grid, got {num_places} "
+                f"places of a {type(self.backbone).__name__}. Take another, such as a DINOv2, "
+                "SigLIP or ResNet."
+            )
         self.predictor = FeaturePredictor(num_places, num_features, config)
         self.decoder = FeatureDecoder(num_features, config.decoder_size)
         self.post_init()
@@ -232,7 +238,7 @@ def load_backbone(config: FeatureWorldConfig) -> Any:
     if config.backbone_config is None:
         name, _, revision = config.backbone.partition("@")
         loaded: Any = AutoModel.from_pretrained(
-            name, revision=revision or "main", output_loading_info=True
+            name, revision=revision or "main", dtype=torch.float32, output_loading_info=True
         )
         model, info = loaded
         if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
@@ -241,7 +247,8 @@ def load_backbone(config: FeatureWorldConfig) -> Any:
                 f"{type(model).__name__}, got none for {missing[:3]}. Fetch or save it again."
             )
         known = model.config.to_dict()
-        config.backbone_config = {k: v for k, v in known.items() if k != "_name_or_path"}
+        own = ("_name_or_path", "dtype")  # of this machine; of the whole world model
+        config.backbone_config = {k: v for k, v in known.items() if k not in own}
         if Path(name).is_dir():  # of this machine
             config.backbone = Path(name).name
     else:
