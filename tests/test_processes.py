@@ -93,7 +93,8 @@ def without_noise(function) -> None:
         return torch.full(shape[0] if isinstance(shape[0], tuple) else shape, 0.5, device=device)
 
     steady = functools.partial(torch.optim.AdamW, eps=1e-3)
-    with mock.patch("torch.rand", half), mock.patch("torch.optim.AdamW", steady):
+    noise = mock.patch("torch.rand", half), mock.patch("torch.randn", half)
+    with noise[0], noise[1], mock.patch("torch.optim.AdamW", steady):
         function()
 
 
@@ -159,6 +160,18 @@ def test_two_processes_train_as_one(one, tmp_path, name, accumulation, kind):
     two = train(name, tmp_path, 2, KINDS[kind], **options)
     assert_same(two, one(name, **options))
     assert_loads(two, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world_model", ["frame_diffusion", "features"])
+def test_two_processes_train_the_world_models_beside_as_one(one, tmp_path, world_model, kind):
+    small = '{"hidden_size": 16, "num_layers": 1, "num_decoded_steps": null}'
+    options = {"world_model_type": world_model, "world_model_config": small}
+    options["mixed_precision"] = "no"
+    two = train("pretrain", tmp_path, 2, KINDS[kind], **options)
+    assert_same(two, one("pretrain", **options))
+    assert_loads(two, "pretrain")
 
 
 @pytest.mark.slow
