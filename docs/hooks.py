@@ -5,6 +5,7 @@ mkdocs calls `on_files` and `on_page_markdown` (`hooks` in mkdocs.yml).
 """
 
 import dataclasses
+import json
 import os
 import posixpath
 import re
@@ -59,8 +60,21 @@ def outside(markdown: str, page: str) -> dict[str, str]:
 
 
 def _source_page(path: str) -> str:
+    if path.endswith(".ipynb"):
+        return notebook_markdown(path)
     text, language = (ROOT / path).read_text(), _LANGUAGES.get(Path(path).suffix, "text")
     return f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n``````{language}\n{text}\n``````\n"
+
+
+def notebook_markdown(path: str) -> str:
+    """A notebook as a page: its text, its code, and links that lead to pages of the site."""
+    parts = []
+    for cell in json.loads((ROOT / path).read_text())["cells"]:
+        text = "".join(cell["source"])
+        is_code = cell["cell_type"] == "code"
+        parts.append(f"```python\n{text}\n```" if is_code else text)
+    text = re.sub(r"(\]\([\w-]+\.ipynb)\)", r"\1.md)", "\n\n".join(parts))
+    return text.replace("](../docs/", "](../../") + "\n"
 
 
 def on_files(files: Any, config: Any) -> Any:
