@@ -208,6 +208,16 @@ def test_a_policy_of_actions_is_no_teacher(tmp_path, monkeypatch, capsys, baku):
     assert "needs a policy of latent pretraining" in capsys.readouterr().err
 
 
+def test_a_policy_that_fails_is_not_taken_for_clips_that_cannot_be_read(
+    tmp_path, monkeypatch, capsys, baku
+):
+    LAWMProcessor(image_size=32, task_embed_size=32).save_pretrained(baku / "processor")
+    with pytest.raises(SystemExit):
+        label(monkeypatch, baku, f"folder:{build_folder(tmp_path / 'clips')}", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "shapes cannot be multiplied" in capsys.readouterr().err
+
+
 def test_the_card_names_the_policy_its_weights_and_the_licences_of_all_that_it_has_seen(
     tmp_path, monkeypatch, capsys
 ):

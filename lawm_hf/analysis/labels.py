@@ -83,6 +83,14 @@ class LatentLabels:
         return tuple(present[:count])
 
     @torch.no_grad()
+    def try_out(self, task: str) -> None:
+        """Look at a black picture: a policy that fails must not pass for clips that are damaged."""
+        policy, processor = load_policy(self.folder, self.commit, self.device)
+        picture = np.zeros((1, 1, 3, self.image_size, self.image_size), np.uint8)
+        batch = processor(images=picture, task=[task])
+        policy(**{key: value.to(policy.device) for key, value in batch.items()})
+
+    @torch.no_grad()
     def __call__(self, source: Source, clip: int, frames: np.ndarray) -> dict[str, np.ndarray]:
         """See `Columns`."""
         policy, processor = load_policy(self.folder, self.commit, self.device)
@@ -138,10 +146,10 @@ def open_labels(
             f"`label` needs a policy of latent pretraining, but {folder!r} was trained on actions "
             "that its data hold. Give a run of `pretrain` with another `objective`."
         )
+    sizes = policy.config
     digest = hashlib.sha256()
     for path in sorted(Path(str(config)).parent.glob("*.safetensors")):
         digest.update(path.read_bytes())
-    sizes = policy.config
     return LatentLabels(
         folder=folder,
         commit=commit,

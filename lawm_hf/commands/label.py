@@ -65,7 +65,8 @@ def main(args: LabelArgs) -> Outcome:
     if args.push_to:
         check_publication(args.source, args.push_to, args.public, teacher.sources or ())
     source = open_source(args.source)
-    labels.cameras(source.features.cameras)  # raises now rather than at the first clip
+    labels.cameras(source.features.cameras)  # both raise now rather than at every clip
+    labels.try_out(source.task(int(source.clips[0])))
     how = Conversion(
         image_size=args.image_size or labels.image_size,
         resize=labels.resize,
