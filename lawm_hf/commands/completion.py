@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from ..arguments import CommandArgs, Outcome, arg
 from ..arguments.fields import kind_of
@@ -31,7 +32,7 @@ def main(args: CompletionArgs) -> Outcome:
     return Outcome({"shell": args.shell, "script": script}, script)
 
 
-def _whole_parser(file: dict[str, str]) -> argparse.ArgumentParser:
+def _whole_parser(file: Any) -> argparse.ArgumentParser:
     """All commands in one parser."""
     root = argparse.ArgumentParser("lawm-hf")
     nodes = {"": root.add_subparsers()}

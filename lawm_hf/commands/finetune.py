@@ -73,13 +73,13 @@ class FinetuneArgs(TrainingArgs):
         group="training",
     )
     steps: int = arg(500, "updates of the optimiser", min=1, group="training")
-    learning_rate: float | None = arg(
+    learning_rate: float | None = arg(  # pyright: ignore[reportIncompatibleVariableOverride]
         None,
         "peak learning rate of the policy; by default 1e-3, pretrained 5e-4",
         above=0,
         group="training",
     )
-    vision_learning_rate: float | None = arg(
+    vision_learning_rate: float | None = arg(  # pyright: ignore[reportIncompatibleVariableOverride]
         None,
         "peak learning rate of its vision encoder; by default 3e-3, pretrained 3e-4",
         above=0,

@@ -20,13 +20,12 @@ _STATE, _ACTION = "observation.state", "action"
 
 
 class Columns(Protocol):
-    """What a conversion adds to each frame: picklable, and its `repr` says whose numbers they are.
+    """What a conversion adds to each frame: picklable, and its `repr` says whose they are."""
 
-    Attributes:
-        features: For each column, LeRobot's `dtype`, `shape` and `names`.
-    """
-
-    features: dict[str, dict[str, Any]]
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """For each column, LeRobot's `dtype`, `shape` and `names`."""
+        ...
 
     def __call__(self, source: Source, clip: int, frames: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of the frames numbered `frames`, `(T,)`: `(T, *shape)` float32 each."""

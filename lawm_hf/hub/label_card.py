@@ -4,6 +4,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from huggingface_hub import DatasetCardData
@@ -152,16 +153,17 @@ def _metadata(source: str, licences: dict[str, Licence]) -> DatasetCardData:
     """What the Hub filters by."""
     names = sorted({found.name for found in licences.values()} - {"apache-2.0"})
     has_identifier = len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}
-    data = DatasetCardData(
+    own_name: dict[str, Any] = (
+        {} if has_identifier else {"license_name": "data-" + "-and-".join(names)}
+    )
+    return DatasetCardData(
         license=[*names, "apache-2.0"][0] if has_identifier else "other",
         task_categories=["robotics"],
         tags=["LeRobot", "lawm", "latent-actions"],
         source_datasets=[found] if (found := hub_id(source)) else None,
         configs=[{"config_name": "default", "data_files": "data/*/*.parquet"}],
+        **own_name,
     )
-    if not has_identifier:
-        data.license_name = "data-" + "-and-".join(names)
-    return data
 
 
 def _moments(mean: np.ndarray, std: np.ndarray) -> str:

@@ -17,6 +17,7 @@ Shapes: `B` batch, `N` chunk steps, `n` of them drawn, `C,H,W` image, `A` action
 """
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,10 +193,11 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """What torch does by default, a last layer near zero, and the draw of noise."""
-        if module is self.unet.conv_out:
+        last: Any = self.unet.conv_out
+        if module is last:
             # 0.01, and not 0, so that every layer receives gradient from the first update on.
-            init.normal_(module.weight, std=0.01 * module.weight[0].numel() ** -0.5)
-            init.zeros_(module.bias)
+            init.normal_(last.weight, std=0.01 * last.weight[0].numel() ** -0.5)
+            init.zeros_(last.bias)
         elif module is self:
             init.normal_(self.start)
 

@@ -57,7 +57,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
     return config_class.from_pretrained(folder, **hub)
 
 
-class LAWMModel(SharedOnHub, PreTrainedModel):
+class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Loads what a configuration names, and all of it.
 
     `from_pretrained` of an abstract class returns the subclass that the configuration is registered

@@ -28,7 +28,7 @@ ACTION_TOLERANCE = 0.1
 _HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class LAWMProcessor(SharedOnHub, ProcessorMixin):
+class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Turns raw batches into model inputs, and predicted actions back into the robot's units.
 
     Saved beside each model; a finetuned checkpoint carries its statistics and, when a text model is
@@ -260,7 +260,9 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):
         del light.task_encoder, light.task_reader, light.state_normalizer, light.action_normalizer
         return super(LAWMProcessor, light).to_dict()
 
-    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any):
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any
+    ):
         """Write `processor_config.json`, instruction embeddings and tokenizer, if there are any."""
         if push_to_hub:
             return self._save_and_push(save_directory, kwargs)

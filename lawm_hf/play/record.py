@@ -50,8 +50,8 @@ class Record:
 def read_record(run: Run) -> Record:
     """Read what is there now; of a run that goes on, so far. Damaged lines are left out."""
     lines = read_lines(run.folder / "health.jsonl")
-    log = pd.DataFrame(read_lines(run.folder / "log.jsonl"), columns=["step", *_LOSSES])
-    health = pd.DataFrame(lines, columns=["step", *HEALTH]).dropna(axis=1, how="all")
+    log = pd.DataFrame(read_lines(run.folder / "log.jsonl"), columns=pd.Index(["step", *_LOSSES]))
+    health = pd.DataFrame(lines, columns=pd.Index(["step", *HEALTH])).dropna(axis=1, how="all")
     alarms = [
         f"Update {line['step']}: {printable(str(alarm))}"
         for line in lines
@@ -92,11 +92,12 @@ def strips(folder: Path) -> list[tuple[Path, str]]:
 
 def results(run: Run) -> pd.DataFrame:
     """Success rates on the run's card."""
-    columns = ["environment", "success", "95 % interval", "episodes"]
+    columns = pd.Index(["environment", "success", "95 % interval", "episodes"])
     rows = []
     card = run.folder / "README.md"
     try:
-        found: Any = ModelCard.load(card).data.eval_results or []
+        data: Any = ModelCard.load(card).data
+        found = data.eval_results or []
     except Exception:  # no card, or one that its owner has damaged
         found = []
     for result in found:

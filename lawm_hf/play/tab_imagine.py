@@ -31,8 +31,8 @@ class ImagineTab:
 
     def __init__(self, studio: Studio):
         self.studio = studio
-        self.picks = np.linspace(0, len(studio.scenes) - 1, min(_SHOWN, len(studio.scenes)))
-        self.picks = self.picks.round().astype(int).tolist()
+        picks = np.linspace(0, len(studio.scenes) - 1, min(_SHOWN, len(studio.scenes)))
+        self.picks: list[int] = picks.round().astype(int).tolist()
         first = self._open(studio.scenes[self.picks[0]])
         self.state = gr.State(first)
         with gr.Row():

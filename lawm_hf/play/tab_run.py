@@ -102,7 +102,6 @@ def _plot(frame: pd.DataFrame, column: str | None) -> dict[str, Any]:
     """Value and axes of a plot."""
     if column is None:
         return {"value": pd.DataFrame({"update": [], "value": []}), "x": "update", "y": "value"}
-    points = frame[["step", column]].dropna()
-    points = points.rename(columns={"step": "update", column: "value"})
+    points = pd.DataFrame({"update": frame["step"], "value": frame[column]}).dropna()
     title = HEALTH.get(column, column.replace("_", " "))
     return {"value": points, "x": "update", "y": "value", "title": title, "y_title": column}
