@@ -25,6 +25,7 @@ from lawm_hf import (
 from lawm_hf.envs.tabletop.scene import CUBE_COLORS, GOALS
 from lawm_hf.hub.card import card_metadata, data_licences
 from lawm_hf.models.auto_lawm import new_policy
+from lawm_hf.models.modeling_vlm import grid_waves
 from lawm_hf.models.tokens_lawm import TaskTokenizer, hash_ids
 
 SIZES = {"chunk_size": 3, "action_size": 2, "state_size": 2, "task_embed_size": 32}
@@ -169,6 +170,42 @@ def test_gradient_checkpointing_changes_no_gradient():
         policy(**make_inputs(policy.config)).loss.backward()
         gradients.append([p.grad for p in policy.parameters()])
     torch.testing.assert_close(*gradients)
+
+
+def squares(num: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Pictures with a red square, and where it is."""
+    places = torch.randint(0, 56, (num, 2), generator=generator)
+    views = -torch.ones(num, 1, 3, 64, 64)
+    for view, (row, column) in zip(views, places.tolist(), strict=True):
+        view[0, 0, row : row + 8, column : column + 8] = 1
+    tokens = torch.tensor([[7, 3, 9] + 13 * [-1]]).repeat(num, 1)
+    return {"pixel_values": views, "task_tokens": tokens, "actions": places[:, None] / 28 - 1}
+
+
+@pytest.mark.slow
+def test_with_random_weights_it_finds_a_square_within_300_updates():
+    sizes = {"action_size": 2, "state_size": 0, "chunk_size": 1}
+    policy = new_policy("vlm", "tabletop", **sizes).train()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=4e-4, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=30)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(300):
+        policy(**squares(32, generator)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    batch = squares(64, generator)
+    with torch.no_grad():
+        assert policy.eval()(**batch).loss < 0.5 * batch["actions"].abs().mean()
+
+
+def test_each_token_of_a_picture_has_a_place_of_its_own():
+    for num_tokens in (1, 4, 12, 16, 81):
+        waves = grid_waves(num_tokens)
+        assert len(waves.unique(dim=0)) == len(waves) == num_tokens
+    columns = grid_waves(16).reshape(4, 4, 2, -1)[:, :, 0]  # (row, column, ...)
+    assert columns.eq(columns[:1]).all()
 
 
 # ------------------------------------------------------------------------ a backbone in a folder

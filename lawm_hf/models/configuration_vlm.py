@@ -25,6 +25,7 @@ _TINY: dict[str, Any] = {
         "intermediate_size": 384,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
+        "initializer_range": 0.1,  # the default, 0.02, is for ten times this width
     },
     "text_config": {
         "model_type": "llama",
@@ -35,6 +36,7 @@ _TINY: dict[str, Any] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
+        "initializer_range": 0.1,
         "pad_token_id": None,
         "bos_token_id": None,
         "eos_token_id": None,

@@ -14,11 +14,13 @@ a chunk that is a repeatable, differentiable function of the observation. A flow
 steps from a fixed noise, but then each update pays for as many passes and back through them, and
 pretraining shapes its field along that one path only, while finetuning asks for it everywhere. Here
 pretraining and finetuning ask the same function, and each latent has a query, so a gradient, of its
-own. What is given up is a chunk that may be drawn from several modes; the same 10 actions by two
-ways are averaged.
+own. What is given up: where demonstrations go two ways, a flow may draw either, and this head
+answers in between.
 
 The words come before the views: in a causal language model what stands at a picture's place has
-then read the instruction, and the expert looks at the named object.
+then read the instruction, and the expert looks at the named object. Beside each hidden state the
+expert is told where in its picture it lies. Without that a small model at random had not found a
+square on a plain ground after 200 updates, with it it had (`tests/test_vlm.py`).
 """
 
 import math
@@ -37,6 +39,8 @@ from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
 from .sharing_lawm import SharedOnHub  # noqa: F401
+
+_NUM_WAVES = 4  # half a wave over the picture, one, two, four
 
 
 class VlmPolicy(LAWMPolicy):
@@ -64,6 +68,8 @@ class VlmPolicy(LAWMPolicy):
         self.view_places = nn.Parameter(torch.empty(config.num_views, width))
         self.memory_norm = nn.LayerNorm(width)
         self.memory = nn.Linear(width, size)
+        # As sines and cosines, for any number of tokens to a picture.
+        self.token_places = nn.Linear(4 * _NUM_WAVES, size, bias=False)
         if config.state_size:
             self.proprioception = nn.Sequential(
                 nn.Linear(config.state_size, size), nn.GELU(), nn.Linear(size, size)
@@ -142,6 +148,10 @@ class VlmPolicy(LAWMPolicy):
             )
         hidden, present = self.read(pixel_values, task_tokens, view_mask)
         memory = self.memory(self.memory_norm(hidden))  # (B, L, hidden_size)
+        num_words, num_views = task_tokens.shape[1], pixel_values.shape[1]
+        waves = grid_waves((hidden.shape[1] - num_words) // num_views).to(memory)
+        places = self.token_places(waves).repeat(num_views, 1)  # (V * I, hidden_size)
+        memory = memory + F.pad(places, (0, 0, num_words, 0))  # words have no place
         if state is not None and self.config.state_size:
             has_state = present[:, :1] if state_mask is None else state_mask[:, None]
             state = state.masked_fill(~has_state, 0).to(self.dtype)
@@ -193,6 +203,22 @@ class VlmPolicy(LAWMPolicy):
             return self.backbone.connector(seen)
         seen = self.backbone.get_image_features(pixel_values=views).pooler_output
         return seen if isinstance(seen, Tensor) else torch.stack(list(seen))
+
+
+def grid_waves(num_tokens: int) -> Tensor:
+    """Where each token of a square picture lies: sines and cosines of its column and row.
+
+    Args:
+        num_tokens: Tokens `I` of the picture, row by row.
+
+    Returns:
+        `(I, 4 * _NUM_WAVES)`.
+    """
+    side = math.isqrt(num_tokens - 1) + 1
+    index = torch.arange(num_tokens)
+    place = torch.stack([index % side, index // side], 1) / side  # (I, 2), in [0, 1)
+    angles = place[..., None] * math.pi * 2.0 ** torch.arange(_NUM_WAVES)  # (I, 2, _NUM_WAVES)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 def load_backbone(source: str, config: Any) -> Any:
