@@ -245,6 +245,27 @@ def test_the_policy_plays_to_the_end_and_shows_what_it_means_to_do(driver):
     assert solved >= 3
 
 
+def test_whoever_moves_takes_the_turn_from_what_was_moving(driver):
+    for take in (
+        Game.halt,
+        lambda game: game.key("up"),
+        lambda game: game.start(2),
+        Game.policy_step,
+    ):
+        game = Game(driver, seed=1)
+        playing = game.policy_plays()
+        next(playing)
+        take(game)
+        steps = game.steps
+        assert list(playing) == []
+        assert game.steps == steps
+    game.start(1)
+    walking = game.click(0.9, 0.9)
+    next(walking)
+    game.halt()
+    assert list(walking) == []
+
+
 def test_words_that_no_judge_knows_are_told_to_the_policy_and_never_solved(driver):
     game = Game(driver, seed=2)
     game.tell("touch the sky")

@@ -78,6 +78,10 @@ class Game:
         self.path: np.ndarray | None = None  # (K, 3): what the policy means to do
         self.target: np.ndarray | None = None  # (3,): where a person has clicked
 
+    def halt(self) -> None:
+        """Whatever is moving stops."""
+        self._turn = object()
+
     def tell(self, words: str) -> None:
         """Give another instruction, here and now; one that the tabletop knows is judged by, too.
 

@@ -90,18 +90,19 @@ class DriveTab:
     def _wire(self, page: gr.Blocks) -> None:
         shown = [self.state, self.picture, self.status]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        # Whoever moves takes the turn from what was moving before (`Game`): nothing to cancel here.
         page.load(self.begin, [self.task], shown, **quiet)
-        plays = self.play.click(self.policy_plays, [self.state, self.task], shown, **quiet)
-        clicks = self.picture.select(self.click, [self.state, self.task], shown, **quiet)
-        ends: dict[str, Any] = {"cancels": [plays, clicks]}
-        self.stop.click(None, None, None, **ends)
-        self.step.click(self.policy_step, [self.state, self.task], shown, **quiet, **ends)
-        self.again.click(self.repeat, [self.state, self.task], shown, **quiet, **ends)
-        self.next.click(self.advance, [self.state, self.task], shown, **quiet, **ends)
-        self.task.input(self.tell, [self.state, self.task], shown, **quiet, **ends)
+        now: dict[str, Any] = {**quiet, "trigger_mode": "multiple"}
+        self.play.click(self.policy_plays, [self.state, self.task], shown, **now)
+        self.picture.select(self.click, [self.state, self.task], shown, **now)
+        self.stop.click(self.halt, [self.state, self.task], shown, **now)
+        self.again.click(self.repeat, [self.state, self.task], shown, **now)
+        self.next.click(self.advance, [self.state, self.task], shown, **now)
+        self.task.input(self.tell, [self.state, self.task], shown, **now)
+        # A key that is held down repeats faster than a step is taken: what is too many is dropped.
+        self.step.click(self.policy_step, [self.state, self.task], shown, **quiet)
         for name, button in self.keys.items():
-            inputs = [gr.State(name), self.state, self.task]
-            button.click(self.key, inputs, shown, **quiet, **ends)
+            button.click(self.key, [gr.State(name), self.state, self.task], shown, **quiet)
 
     def begin(self, task: str, seed: int = 1) -> tuple[Game, np.ndarray, str]:
         """A game for a visitor."""
@@ -133,6 +134,12 @@ class DriveTab:
         """One action of the visitor."""
         game = self._game(game, task)
         game.key(name)
+        return self._shown(game)
+
+    def halt(self, game: Game | None, task: str) -> tuple[Game, np.ndarray, str]:
+        """No further step of what is moving."""
+        game = self._game(game, task)
+        game.halt()
         return self._shown(game)
 
     def tell(self, game: Game | None, task: str) -> tuple[Game, np.ndarray, str]:
