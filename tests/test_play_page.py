@@ -147,6 +147,8 @@ class Page:
     def shoot(self, name: str) -> None:
         if SHOTS:
             Path(SHOTS).mkdir(parents=True, exist_ok=True)
+            for close in self.all(".toast-close"):  # an error that another test has caused
+                close.click()
             time.sleep(1)
             self.driver.save_screenshot(str(Path(SHOTS, f"{name}.png")))
 

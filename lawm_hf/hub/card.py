@@ -60,7 +60,7 @@ def build_card(
     is_pretraining = "sources" in args
     is_latent = is_pretraining and args["objective"] != "supervised"
     sources = args.get("sources") or [args["source"]]
-    licences = data_licences(args, record, policy)
+    licences = data_licences(args, record, backbone_of(policy))
     is_tabletop = all(spec.startswith("tabletop") for spec in sources)
     preset = "" if "/" in args.get("world_model_type", "") else args.get("world_model_preset", "")
     inherited = _codes(record.get("pretraining_sources") or []) or "not known"
@@ -98,7 +98,7 @@ def build_card(
 
 
 def data_licences(
-    args: dict[str, Any], record: dict[str, Any], policy: LAWMPolicy | None = None
+    args: dict[str, Any], record: dict[str, Any], backbone: str = ""
 ) -> dict[str, Licence]:
     """Licence of each source, by its shareable spec; those of the pretraining data included.
 
@@ -106,7 +106,7 @@ def data_licences(
     """
     sources = args.get("sources") or [args["source"]]
     licences = {shareable(spec): licence(spec) for spec in sources}
-    if policy is not None and (backbone := _backbone(policy)):
+    if backbone:
         licences[f"the backbone {shareable(backbone)}"] = UNKNOWN
     for seen in itertools.chain(*map(label_sources, sources)):  # by whoever labelled them
         licences.setdefault(seen, licence(seen))
@@ -120,7 +120,7 @@ def data_licences(
     return licences
 
 
-def _backbone(policy: LAWMPolicy) -> str:
+def backbone_of(policy: LAWMPolicy) -> str:
     """Id or folder of the vision-language model in a policy, if there is one."""
     return getattr(policy.config, "backbone", "")
 
@@ -141,7 +141,7 @@ def card_metadata(
         hub_id(parent) or hub_id(str(read_file(parent, "args.yaml").get("push_to_hub", "")))
         for parent in parents(args)
     ]
-    bases.append(hub_id(_backbone(policy)))
+    bases.append(hub_id(backbone_of(policy)))
     names = sorted({found.name for found in licences.values()} - {"apache-2.0"})
     # An identifier of the Hub where one says it all: the weights follow the stricter one.
     has_identifier = len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}

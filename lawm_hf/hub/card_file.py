@@ -23,7 +23,15 @@ from ..models.modeling_lawm import load_config
 from ..writing.atomic import read_json, write_text_atomic
 from ..writing.text import get_logger
 from ..writing.yaml_file import read_yaml
-from .card import LICENCE_FILE, build_card, data_licences, diagnostics, licence_list
+from .card import (
+    LICENCE_FILE,
+    backbone_of,
+    build_card,
+    data_licences,
+    diagnostics,
+    licence_list,
+)
+from .licences import Licence
 from .text import escape, literal, plain
 
 logger = get_logger(__name__)
@@ -78,7 +86,7 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     _write(folder / "README.md", str(card), keep=True)
     data: Any = card.data
     if data.license == "other":
-        licences = licence_list(data_licences(args, record, policy))
+        licences = licence_list(data_licences(args, record, backbone_of(policy)))
         text = f"The code is Apache-2.0. What the weights were trained on:\n\n{licences}\n"
         _write(folder / LICENCE_FILE, text, keep=True)
     return card
@@ -179,6 +187,13 @@ def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     args = read_yaml(folder / "args.yaml")
     return args, read_json(folder / "environment.json", dict)
+
+
+def saved_licences(folder: Path) -> dict[str, Licence]:
+    """`data_licences` of a run, read from its folder."""
+    policy = folder / "policy" if (folder / "policy").is_dir() else folder
+    backbone = read_json(policy / "config.json", dict).get("backbone") or ""
+    return data_licences(*run_files(folder), backbone)
 
 
 def _write(path: Path, text: str, keep: bool = False) -> None:

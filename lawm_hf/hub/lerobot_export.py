@@ -14,7 +14,7 @@ from huggingface_hub import ModelCardData
 from .. import hub
 from ..models import LAWMPolicy
 from ..writing.atomic import read_json, write_text_atomic
-from .card import card_metadata, data_licences, licence_list
+from .card import backbone_of, card_metadata, data_licences, licence_list
 from .licences import Licence, pretraining_sources
 from .push import check_private
 from .text import escape, literal
@@ -99,7 +99,7 @@ def describe_for_lerobot(
     parent = str(config.pretrained_latent or config.pretrained_path or "")
     args = {"source": f"lerobot:{dataset}", "pretrained": parent}
     record = {"pretraining_sources": pretraining_sources(parent) if parent else None}
-    licences = data_licences(args, record, policy)
+    licences = data_licences(args, record, backbone_of(policy))
     if stated:
         licences[args["source"]] = Licence(stated, f"as its owner states, {escape(stated)}")
     if config.private is not False:

@@ -14,8 +14,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .. import hub
 from ..writing.atomic import read_json
 from .answers import hub_errors
-from .card import LICENCE_FILE, data_licences
-from .card_file import rename_card, run_files, write_card
+from .card import LICENCE_FILE
+from .card_file import rename_card, run_files, saved_licences, write_card
 from .licences import Licence, licence, shareable
 
 # Of a collection, the name that the Hub has given it; anything else is a title.
@@ -65,8 +65,7 @@ def push_run(
     """
     check_repository(repository)
     folder = Path(folder)
-    args, record = run_files(folder)
-    licences = data_licences(args, record)
+    args, licences = run_files(folder)[0], saved_licences(folder)
     api = hub.HfApi()  # looked up where a caller may have put his own
     with hub_errors(repository):
         api.create_repo(repository, private=True, exist_ok=True)

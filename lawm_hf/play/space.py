@@ -10,8 +10,7 @@ import yaml
 
 import lawm_hf
 
-from ..hub.card import data_licences
-from ..hub.card_file import run_files
+from ..hub.card_file import run_files, saved_licences
 from ..hub.licences import hub_id, licence, shareable
 from .run import PARTS, WANTED, Run, default_source
 
@@ -99,8 +98,8 @@ def _check_clips(spec: str) -> None:
 
 def _copy(run: Run, folder: Path) -> None:
     """Models and reports, without folders of this machine; pictures where licences allow them."""
-    arguments, record = run_files(run.folder)
-    shows = all(found.allows_frames for found in data_licences(arguments, record).values())
+    arguments = run_files(run.folder)[0]
+    shows = all(found.allows_frames for found in saved_licences(run.folder).values())
     for part in PARTS:
         for path in (path for kind in WANTED for path in (run.folder / part).glob(kind)):
             if shows or path.suffix != ".png":
