@@ -6,11 +6,17 @@ registers all of them with transformers' Auto classes (`import lawm_hf.models` d
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import moved
+
+# OpenMP's threads spin for milliseconds while they wait: on a machine that has more to do,
+# they take the cores from the threads that they wait for (docs/performance.md). Read by libgomp as
+# it is loaded, with torch: therefore the recipes import this package first.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0.dev0"
 

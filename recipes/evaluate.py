@@ -21,6 +21,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import lawm_hf  # noqa: F401  before torch, which reads how threads are to wait
+
+# isort: split
+
 from accelerate import Accelerator
 from tqdm import tqdm
 

@@ -12,6 +12,10 @@ Writes a folder for `LAWMPolicy.from_pretrained` and `LAWMProcessor.from_pretrai
 from dataclasses import replace
 from pathlib import Path
 
+import lawm_hf  # noqa: F401  before torch, which reads how threads are to wait
+
+# isort: split
+
 from accelerate import Accelerator
 
 from lawm_hf.arguments import Outcome, parse_json_options, run_command

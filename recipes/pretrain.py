@@ -14,6 +14,10 @@ Writes `policy/`, `world_model/` and `processor/` below `output_dir`, the resuma
 
 from pathlib import Path
 
+import lawm_hf  # noqa: F401  before torch, which reads how threads are to wait
+
+# isort: split
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
