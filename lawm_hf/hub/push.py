@@ -79,7 +79,7 @@ def push_run(
         if revision and not revision.startswith("refs/"):
             api.create_branch(repository, branch=revision, exist_ok=True)
         # Two runs pushed at once must not mix: the Hub refuses if this is no longer the newest.
-        parent = api.repo_info(repository, revision=revision).sha
+        parent = getattr(api.repo_info(repository, revision=revision), "sha", None)
     if not (folder / "README.md").exists():
         write_card(folder, repository)
     rename_card(folder / "README.md", repository)
