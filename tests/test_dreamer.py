@@ -2,14 +2,12 @@
 """The DreamerV3 world model from outside: sizes, inputs, saving, learning."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from dreamer_fixtures import OBJECTIVES, A, B, N, S, batch, build
 from huggingface_hub.errors import StrictDataclassError
+from remote_code import loss_as_remote_code
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
@@ -135,25 +133,8 @@ def test_a_model_in_half_precision_runs():
 
 def test_a_saved_folder_loads_as_remote_code_without_this_package(tmp_path):
     model, data = build().eval(), batch()
-    model.save_pretrained(tmp_path / "world_model")
-    torch.save(data, tmp_path / "batch.pt")
-    script = (
-        "import sys, torch; sys.modules['lawm_hf'] = None\n"
-        "from transformers import AutoModel\n"
-        "m = AutoModel.from_pretrained('world_model', trust_remote_code=True).eval()\n"
-        "print(m(**torch.load('batch.pt')).loss.item())"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout.split()[-1]) == pytest.approx(model(**data).loss.item(), rel=1e-5)
+    loss = loss_as_remote_code(model, data, tmp_path)
+    assert loss == pytest.approx(model(**data).loss.item(), rel=1e-5)
 
 
 def test_an_unknown_key_in_a_saved_configuration_is_rejected(tmp_path):

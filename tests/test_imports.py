@@ -117,6 +117,21 @@ def test_every_module_has_its_layer_and_the_root_holds_four_at_most():
     assert len(list(ROOT.glob("*.py"))) <= 4
 
 
+REMOTE_CODE = [p for p in FILES if ".register_for_auto_class(" in p.read_text()]
+
+
+@pytest.mark.parametrize("path", REMOTE_CODE, ids=[path.stem for path in REMOTE_CODE])
+def test_remote_code_imports_all_it_needs_by_itself_or_its_configuration(path):
+    """Transformers copies the files that one imports, and not those that these import."""
+
+    def siblings(name: str) -> set[str]:
+        return {n for n in imported(MODULES[name]) if n.startswith("lawm_hf.models.")}
+
+    there = siblings(module(path))
+    there = there.union(*(siblings(name) for name in there if ".configuration_" in name))
+    assert set().union(*map(siblings, there)) <= there
+
+
 def test_neither_packages_nor_modules_import_each_other_in_a_circle():
     graph = {
         # A package and its own modules count as one: `hub.push` reads a name of `hub`.

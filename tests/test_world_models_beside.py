@@ -2,14 +2,12 @@
 """The world models beside DreamerV3: diffusion of frames, and prediction in feature space."""
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from remote_code import loss_as_remote_code
 from test_lawm import make_batch, make_policy
 from test_recipes import pretrain
 from transformers import AutoModel, BertConfig, BertModel, ViTConfig, ViTModel
@@ -19,7 +17,8 @@ from lawm_hf.hub.card import _model, data_licences
 from lawm_hf.hub.licences import parents
 from lawm_hf.models import FeatureWorldModel, FrameDiffusionWorldModel, LAWMForPretraining
 from lawm_hf.models.auto_lawm import new_world_model
-from lawm_hf.models.modeling_causal import draw_steps, spread_steps
+from lawm_hf.models.modeling_causal import draw_steps
+from lawm_hf.models.modeling_outputs import spread_steps
 
 TRANSFORMER = {"action_size": 3, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
 DIFFUSION = TRANSFORMER | {"image_size": 16, "patch_size": 2, "channels": [8, 16]}
@@ -112,25 +111,8 @@ def test_a_run_ends_with_report_strip_and_a_card_that_says_which_world_model(nam
 @each_world_model
 def test_a_saved_folder_loads_as_remote_code_without_this_package(name, tmp_path):
     model, inputs = make(name).eval(), clip()
-    model.save_pretrained(tmp_path / "world_model")
-    torch.save(inputs, tmp_path / "clip.pt")
-    script = (
-        "import sys, torch; sys.modules['lawm_hf'] = None\n"
-        "from transformers import AutoModel\n"
-        "m = AutoModel.from_pretrained('world_model', trust_remote_code=True).eval()\n"
-        "print(m(**torch.load('clip.pt')).loss.item())"
-    )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout.split()[-1]) == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
+    loss = loss_as_remote_code(model, inputs, tmp_path)
+    assert loss == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
 
 
 @each_world_model
@@ -241,6 +223,13 @@ def test_the_pictures_teach_the_decoder_and_nothing_else():
     assert inputs["actions"].grad is None
     taught = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert taught == {"decoder"}
+
+
+def test_the_backbone_of_a_loaded_world_model_does_not_learn_either(tmp_path):
+    make("features").save_pretrained(tmp_path)
+    loaded = FeatureWorldModel.from_pretrained(tmp_path)
+    assert not any(p.requires_grad for p in loaded.backbone.parameters())
+    assert all(p.requires_grad for p in loaded.predictor.parameters())
 
 
 def test_the_backbone_never_changes_in_training():

@@ -4,6 +4,7 @@
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from ..models.text_lawm import model_and_revision
 from ..writing.text import get_logger
 from ..writing.yaml_file import read_yaml
 from .text import plain
@@ -83,6 +85,14 @@ def _licence_of_frames(spec: str) -> Licence:
     return known.get(made_of.partition(":")[0].partition(",")[0], UNKNOWN)
 
 
+def licence_fields(licences: Iterable[Licence]) -> dict[str, Any]:
+    """What a card says of several: the Hub's identifier where one says it all, the stricter one."""
+    names = sorted({found.name for found in licences} - {"apache-2.0"})
+    if len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}:
+        return {"license": [*names, "apache-2.0"][0]}
+    return {"license": "other", "license_name": "data-" + "-and-".join(names)}
+
+
 def origin(spec: str, remote: bool = False) -> str:
     """Of a set that `lawm-hf convert` has written, the spec that it was made of; else nothing.
 
@@ -144,7 +154,7 @@ def _features_of(args: dict[str, Any]) -> str | None:
     except (TypeError, ValueError):  # a damaged record
         return None
     backbone = options.get("backbone") if isinstance(options, dict) else None
-    return str(backbone).partition("@")[0] if backbone else None
+    return model_and_revision(str(backbone))[0] if backbone else None
 
 
 def inherited_sources(args: dict[str, Any]) -> list[str] | None:
@@ -180,10 +190,9 @@ def read_file(folder: str, name: str, repo_type: str = "model") -> dict[str, Any
     path = Path(folder) / name
     try:
         if not Path(folder).exists():
-            repository, _, revision = folder.partition("@")
-            options = {"repo_type": repo_type, "revision": revision or None}
-            path = Path(hf_hub_download(repository, name, **options))
-        return read_yaml(path) if path.is_file() else {}  # JSON is YAML, too
+            repository, revision = model_and_revision(folder)
+            path = hf_hub_download(repository, name, repo_type=repo_type, revision=revision)
+        return read_yaml(Path(path)) if Path(path).is_file() else {}  # JSON is YAML, too
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         logger.warning("`%s` of %r cannot be read: %s", name, folder, plain(error))
         return {}

@@ -135,11 +135,6 @@ class LeRobotActPolicy(LAWMPolicy):
             loss=masked_mean(action_loss, action_is_pad), actions=chunk, action_loss=action_loss
         )
 
-    @torch.no_grad()
-    def predict_action_chunk(self, **observation: Tensor) -> Tensor:
-        """See `LAWMPolicy.predict_action_chunk`."""
-        return self(**observation).actions
-
 
 def _as_weights(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     """The input of a linear layer in the type of its weights."""

@@ -113,14 +113,10 @@ class LeRobotSmolVlaPolicy(LAWMPolicy):
             init.xavier_uniform_(self.vla.action_out_proj.weight)
             init.zeros_(self.vla.action_out_proj.bias)
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
-        """See `LAWMModel.from_pretrained`; what does not learn is frozen anew."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.vla.vlm_with_expert.set_requires_grad()
-        model.vla.set_requires_grad()
-        return loaded
+    def freeze_parts(self) -> None:
+        """As SmolVLA does when it is built."""
+        self.vla.vlm_with_expert.set_requires_grad()
+        self.vla.set_requires_grad()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

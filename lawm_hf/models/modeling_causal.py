@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For world models without a recurrence: a transformer over latents, and which steps to draw.
+"""For world models without a recurrence: a transformer over latents, and which frames to look at.
 
-Shapes: `B` batch, `N` chunk steps, `A` action.
+Shapes: `B` batch, `N` chunk steps, `n` of them drawn, `C,H,W` image, `A` action.
 """
+
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
+
+from .modeling_outputs import check_clip, unit_images
 
 
 class CausalTransformer(nn.Module):
@@ -81,7 +85,25 @@ def draw_steps(
     return torch.cat([others, every[-1:]]), weights
 
 
-def spread_steps(values: Tensor, steps: Tensor, weights: Tensor, num_steps: int) -> Tensor:
-    """Losses `(B, n)` of drawn steps among all, `(B, N)`, weighted; 0 elsewhere."""
-    spread = values.new_zeros(len(values), num_steps)
-    return spread.index_copy(1, steps, values * weights)
+def look_at_clip(
+    config: Any,
+    frames: Tensor,
+    actions: Tensor,
+    frame_is_pad: Tensor | None,
+    num_drawn: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an update sees of a clip; arguments as of `LAWMWorldModel.forward`.
+
+    Returns:
+        `x_t` `(B, 1, C, H, W)` and the frames of the drawn steps `(B, n, C, H, W)`, in [0, 1],
+        padding black; and `draw_steps`.
+
+    Raises:
+        ValueError: See `check_clip`.
+    """
+    check_clip(frames, actions, frame_is_pad, config.image_size, config.action_size)
+    if frame_is_pad is not None:
+        frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
+    steps, weights = draw_steps(actions.shape[1], num_drawn, frames.device)
+    targets = unit_images(frames.index_select(1, steps + 1))
+    return unit_images(frames[:, :1]), targets, steps, weights

@@ -22,7 +22,13 @@ from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
-from .modeling_outputs import WorldModelOutput, check_clip, frame_error, masked_mean
+from .modeling_outputs import (
+    WorldModelOutput,
+    check_clip,
+    frame_error,
+    masked_mean,
+    spread_steps,
+)
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 from .sharing_lawm import SharedOnHub  # noqa: F401
@@ -102,8 +108,10 @@ class DreamerV3WorldModel(LAWMWorldModel):
             kl = images.new_zeros(actions.shape[:2])
             targets = self._centre(frames[:, 1:] if where is None else frames[:, where + 1])
         first = images[:, :1]
-        error = self._error(self._draw(states, first, seen[:, :1]), targets, first)
-        reconstruction = error if where is None else _spread(error, where, num_steps)  # (B, N)
+        reconstruction = self._error(self._draw(states, first, seen[:, :1]), targets, first)
+        if where is not None:
+            weight = num_steps / len(where)
+            reconstruction = spread_steps(reconstruction, where, weight, num_steps)  # (B, N)
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if is_pad is not None:
             kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
@@ -268,12 +276,6 @@ class DreamerV3WorldModel(LAWMWorldModel):
         for name, parameter in module.named_parameters(recurse=False):
             if name.endswith("bias") or name == "initial_deter":
                 init.zeros_(parameter)
-
-
-def _spread(error: Tensor, steps: Tensor, num_steps: int) -> Tensor:
-    """Errors `(B, n)` of some steps among all, `(B, N)`, scaled up to the expected mean."""
-    spread = error.new_zeros(len(error), num_steps)
-    return spread.index_copy(1, steps, error * (num_steps / len(steps)))
 
 
 def _init_truncated(weight: Tensor, fans: int, scale: float = 1.0) -> None:

@@ -23,18 +23,20 @@ from transformers import initialization as init
 from .configuration_features import FeatureWorldConfig
 from .images_lawm import constant
 
-# Unused here, but transformers loads remote code from a folder with direct imports only.
+# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
-from .modeling_causal import CausalTransformer, draw_steps, spread_steps
+from .modeling_causal import CausalTransformer, look_at_clip
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import lay_over
 from .modeling_outputs import (
     WorldModelOutput,
-    check_clip,
     frame_error,
     masked_mean,
+    spread_steps,
     unit_images,
 )
+from .sharing_lawm import SharedOnHub  # noqa: F401
+from .text_lawm import model_and_revision
 
 NUM_CHANNELS = 3
 
@@ -101,7 +103,8 @@ class FeatureWorldModel(LAWMWorldModel):
 
     def __init__(self, config: FeatureWorldConfig):
         super().__init__(config)
-        self.backbone = load_backbone(config).requires_grad_(False).eval()
+        self.backbone = load_backbone(config).eval()
+        self.freeze_parts()
         side = config.image_size
         with torch.no_grad():
             example = self.encode(torch.zeros(1, 1, NUM_CHANNELS, side, side))
@@ -115,6 +118,10 @@ class FeatureWorldModel(LAWMWorldModel):
         self.predictor = FeaturePredictor(num_places, num_features, config)
         self.decoder = FeatureDecoder(num_features, config.decoder_size)
         self.post_init()
+
+    def freeze_parts(self) -> None:
+        """The backbone never learns."""
+        self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FeatureWorldModel":
         """The backbone stays as it is in evaluation."""
@@ -138,15 +145,11 @@ class FeatureWorldModel(LAWMWorldModel):
             over places, which alone teaches the latents, and the reconstruction, the squared error
             of what the decoder draws, which teaches the decoder alone.
         """
-        check_clip(frames, actions, frame_is_pad, self.config.image_size, self.config.action_size)
-        is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
-        if frame_is_pad is not None:
-            frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        num_steps = actions.shape[1]
         num_drawn = self.config.num_decoded_steps if self.training else None
-        steps, weights = draw_steps(num_steps, num_drawn, frames.device)
-        first = unit_images(frames[:, :1])
-        targets = unit_images(frames.index_select(1, steps + 1))
+        first, targets, steps, weights = look_at_clip(
+            self.config, frames, actions, frame_is_pad, num_drawn
+        )
+        is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         with torch.no_grad():
             features = self.encode(torch.cat([first, targets], dim=1))  # (B, 1 + n, P, F)
         predicted = self.predictor(features[:, 0], actions, steps)
@@ -154,7 +157,7 @@ class FeatureWorldModel(LAWMWorldModel):
         drawn = self.draw(predicted.detach(), first)
         reconstruction = frame_error(drawn, targets, first, self.config.motion_weight)
         error, reconstruction = (
-            spread_steps(e, steps, weights, num_steps) for e in (error, reconstruction)
+            spread_steps(e, steps, weights, actions.shape[1]) for e in (error, reconstruction)
         )  # (B, N)
         if is_pad is not None:
             error = error.masked_fill(is_pad, 0)
@@ -236,9 +239,9 @@ def load_backbone(config: FeatureWorldConfig) -> Any:
             state at each place does not need.
     """
     if config.backbone_config is None:
-        name, _, revision = config.backbone.partition("@")
+        name, revision = model_and_revision(config.backbone)
         loaded: Any = AutoModel.from_pretrained(
-            name, revision=revision or "main", dtype=torch.float32, output_loading_info=True
+            name, revision=revision, dtype=torch.float32, output_loading_info=True
         )
         model, info = loaded
         if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):

@@ -29,18 +29,19 @@ from transformers import initialization as init
 
 from .configuration_frame_diffusion import FrameDiffusionConfig
 
-# Unused here, but transformers loads remote code from a folder with direct imports only.
+# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
-from .modeling_causal import CausalTransformer, draw_steps, spread_steps
+from .modeling_causal import CausalTransformer, look_at_clip
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import lay_over
 from .modeling_outputs import (
     WorldModelOutput,
-    check_clip,
     frame_error,
     masked_mean,
+    spread_steps,
     unit_images,
 )
+from .sharing_lawm import SharedOnHub  # noqa: F401
 
 NUM_CHANNELS = 3
 
@@ -113,13 +114,11 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
             `config.num_decoded_steps` that of a step that was left out is 0 as well, and the others
             are scaled up, so that the average over steps estimates the same number.
         """
-        check_clip(frames, actions, frame_is_pad, self.config.image_size, self.config.action_size)
-        is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
-        if frame_is_pad is not None:
-            frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
-        num_steps = actions.shape[1]
         num_drawn = self.config.num_decoded_steps if self.training else None
-        steps, weights = draw_steps(num_steps, num_drawn, frames.device)
+        first, targets, steps, weights = look_at_clip(
+            self.config, frames, actions, frame_is_pad, num_drawn
+        )
+        is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         shape = (len(frames), len(steps))
         if noise is None:
             noise = self.start.expand(*shape, -1, -1, -1)
@@ -133,13 +132,11 @@ class FrameDiffusionWorldModel(LAWMWorldModel):
         else:
             levels = levels.index_select(1, steps)
         sigma = (self.config.noise_mean + self.config.noise_std * levels).exp()  # (B, n)
-        first = unit_images(frames[:, :1])
-        targets = unit_images(frames.index_select(1, steps + 1))
         summaries = self.latents(actions).index_select(1, steps)
         noisy = 2 * targets - 1 + sigma[..., None, None, None] * noise
         drawn = self._denoise(noisy, sigma, first, summaries)
         error = frame_error(drawn, targets, first, self.config.motion_weight)
-        error = spread_steps(error, steps, weights, num_steps)  # (B, N)
+        error = spread_steps(error, steps, weights, actions.shape[1])  # (B, N)
         if is_pad is not None:
             error = error.masked_fill(is_pad, 0)
         return WorldModelOutput(

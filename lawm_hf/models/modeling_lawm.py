@@ -117,7 +117,11 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             if isinstance(module, LatentNorm):
                 module.reset()
         check_weights(model, str(folder))
+        model.freeze_parts()
         return (model, info) if wants_info else model
+
+    def freeze_parts(self) -> None:
+        """Stop training what never learns: called again once loading has made all of it learn."""
 
     def save_pretrained(self, save_directory, *args, push_to_hub=False, **kwargs) -> None:
         """Write configuration and weights; see `PreTrainedModel.save_pretrained`."""

@@ -120,6 +120,12 @@ def unit_images(frames: Tensor) -> Tensor:
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
+def spread_steps(values: Tensor, steps: Tensor, weights: Tensor | float, num_steps: int) -> Tensor:
+    """Losses `(B, n)` of drawn steps among all, `(B, N)`, weighted; 0 elsewhere."""
+    spread = values.new_zeros(len(values), num_steps)
+    return spread.index_copy(1, steps, values * weights)
+
+
 def frame_error(
     predicted: Tensor, frames: Tensor, first_frame: Tensor, motion_weight: float = 0.0
 ) -> Tensor:

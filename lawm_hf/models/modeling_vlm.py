@@ -87,16 +87,9 @@ class VlmPolicy(LAWMPolicy):
             self.backbone = load_backbone(config.backbone, backbone)
         if config.train_backbone == "lora":
             add_adapters(self.backbone, config.lora_rank)
-        self.freeze_backbone()
+        self.freeze_parts()
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
-        """See `LAWMModel.from_pretrained`; what does not learn is frozen anew."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbone()
-        return loaded
-
-    def freeze_backbone(self) -> None:
+    def freeze_parts(self) -> None:
         """Stop training what `train_backbone` leaves alone."""
         learns = {"all": "", "lora": "lora_", "none": None}[self.config.train_backbone]
         for name, parameter in self.backbone.named_parameters():

@@ -164,7 +164,7 @@ def _text_model_width(name: str) -> int:
     """Width of a text model's features, from its configuration alone."""
     from transformers import AutoConfig
 
-    model, revision = _model_and_revision(name)
+    model, revision = model_and_revision(name)
     config = AutoConfig.from_pretrained(model, revision=revision)
     text = config.get_text_config()
     return text.projection_dim if config.model_type in _CLIP_TYPES else text.hidden_size
@@ -179,7 +179,7 @@ def _load_text_model(name: str):
         CLIPTextModelWithProjection,
     )
 
-    model, revision = _model_and_revision(name)
+    model, revision = model_and_revision(name)
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     is_clip = AutoConfig.from_pretrained(model, revision=revision).model_type in _CLIP_TYPES
     model_class = CLIPTextModelWithProjection if is_clip else AutoModelForTextEncoding
@@ -187,7 +187,7 @@ def _load_text_model(name: str):
     return tokenizer, loaded.eval().requires_grad_(False)
 
 
-def _model_and_revision(name: str) -> tuple[str, str]:
+def model_and_revision(name: str) -> tuple[str, str]:
     """`user/model@revision` apart; a folder may have an `@` in its name."""
     model, at, revision = name.rpartition("@")
     return (model, revision) if at and not Path(name).exists() else (name, "main")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .text_lawm import HASHING, _model_and_revision
+from .text_lawm import HASHING, model_and_revision
 
 TOKENIZER_FILE = "task_tokenizer.json"
 NO_TOKEN = -1
@@ -75,7 +75,7 @@ class TaskTokenizer:
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            model, revision = _model_and_revision(self.name)
+            model, revision = model_and_revision(self.name)
             self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         return self._tokenizer
 
