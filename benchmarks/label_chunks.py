@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from lawm_hf import LAWMForPretraining, LAWMProcessor
-from lawm_hf.analysis.labels import COLUMN, open_labels
+from lawm_hf.analysis.labels import open_labels
 from lawm_hf.data import WindowDataset, WindowSpec, collate, open_source
+from lawm_hf.writing.lerobot import LATENT_COLUMN
 
 CLIPS = "tabletop:reach,episodes=200,seed=300000,actions=false,views=front"
 
@@ -23,7 +24,9 @@ CLIPS = "tabletop:reach,episodes=200,seed=300000,actions=false,views=front"
 def main(run: str) -> None:
     """Measure the run."""
     labels, source = open_labels(run), open_source(CLIPS)
-    said = [labels(source, c, np.arange(source.length(c)))[COLUMN] for c in source.clips.tolist()]
+    said = [
+        labels(source, c, np.arange(source.length(c)))[LATENT_COLUMN] for c in source.clips.tolist()
+    ]
     sizes = {"chunk_size": labels.shape[0], "image_size": labels.image_size}
     window = WindowSpec(**sizes, with_frames=True, max_start=0, views=("front",))
     raw = collate([*WindowDataset(source, window)])

@@ -12,10 +12,6 @@ the beginning of each episode. Writes `analysis.json`, `report.md` and its pictu
 import json
 from pathlib import Path
 
-import lawm_hf  # noqa: F401  before torch, which reads how threads are to wait
-
-# isort: split
-
 from tqdm import tqdm
 
 from lawm_hf.analysis import (

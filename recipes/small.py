@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 import lawm_hf
 from lawm_hf.arguments import CommandArgs, arg, run_command
+from lawm_hf.hub.push import PARTS
 
 CONFIGS = Path(__file__).parent / "configs"
 KEPT = ("model.safetensors", "*.json", "*.jsonl", "args.yaml", "README.md", "strip*.png")
@@ -69,7 +70,7 @@ def lawm_hf_command(*words: str | Path) -> None:
 
 def pack(run: Path, folder: Path) -> None:
     """Copy the results of a run: no state to resume from, no code."""
-    for part in ("", "policy", "world_model", "processor"):
+    for part in PARTS:
         for path in (path for kind in KEPT for path in (run / part).glob(kind)):
             target = folder / part / path.name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from lawm_hf import (
 )
 from lawm_hf.envs.tabletop.scene import CUBE_COLORS, GOALS
 from lawm_hf.hub.card import card_metadata, data_licences
-from lawm_hf.hub.card_file import saved_licences
+from lawm_hf.hub.card_file import run_files, saved_backbone
 from lawm_hf.models.auto_lawm import new_policy
 from lawm_hf.models.modeling_vlm import grid_waves
 from lawm_hf.models.tokens_lawm import TaskTokenizer, hash_ids
@@ -276,7 +276,7 @@ def test_a_card_names_the_backbone_and_leaves_its_licence_to_whoever_shares_it(t
     policy.save_pretrained(tmp_path / "policy")
     (tmp_path / "args.yaml").write_text("source: tabletop:reach")
     (tmp_path / "environment.json").write_text("{}")
-    licences = saved_licences(tmp_path)
+    licences = data_licences(*run_files(tmp_path), saved_backbone(tmp_path))
     assert "licence unknown" in licences["the backbone me/model"].text
     data = card_metadata(args, *parts, licences)
     assert (data.base_model, data.license) == ("me/model", "other")

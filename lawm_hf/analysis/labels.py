@@ -24,9 +24,8 @@ from ..data.source import Resize, Source, pick_camera
 from ..data.spec import parse_spec
 from ..data.window import WindowReader
 from ..models import LAWMPolicy, LAWMProcessor
+from ..writing.lerobot import LATENT_COLUMN
 from ..writing.yaml_file import read_yaml
-
-COLUMN = "latent_action"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class LatentLabels:
     @property
     def features(self) -> dict[str, dict[str, Any]]:
         """See `Columns`."""
-        return {COLUMN: {"dtype": "float32", "shape": [*self.shape], "names": CHUNK_NAMES}}
+        return {LATENT_COLUMN: {"dtype": "float32", "shape": [*self.shape], "names": CHUNK_NAMES}}
 
     def cameras(self, present: Sequence[str]) -> tuple[str, ...]:
         """Of a source's cameras those that the policy looks at: as many as in pretraining.
@@ -113,7 +112,7 @@ class LatentLabels:
             with torch.random.fork_rng(devices=[]):  # of a policy whose latents begin as noise
                 torch.manual_seed(clip)
                 chunks.append(policy(**batch).actions.float().cpu().numpy())
-        return {COLUMN: np.concatenate(chunks)[places]}
+        return {LATENT_COLUMN: np.concatenate(chunks)[places]}
 
 
 def open_labels(

@@ -21,6 +21,7 @@ from .health import LatentHealth, latent_health
 
 logger = get_logger(__name__)
 
+HELD_OUT_SEED = 900_000  # of the tabletop: clips from here on are never trained on
 _HELD_OUT, _FIT = 300, 500  # clips; as many again are needed to fit the probes of 70 numbers
 
 
@@ -187,4 +188,4 @@ def track(accelerator: Accelerator, numbers: dict[str, float], picture: Path, st
 def _held_out_tabletop(source: str) -> str:
     """Episodes of the same suite from seeds that nothing else uses."""
     suite = source.removeprefix("tabletop").removeprefix(":").split(",")[0] or "reach"
-    return f"tabletop:{suite},episodes={_HELD_OUT + _FIT},seed=900000,views=front"
+    return f"tabletop:{suite},episodes={_HELD_OUT + _FIT},seed={HELD_OUT_SEED},views=front"

@@ -48,13 +48,14 @@ def main(args: LabelArgs) -> Outcome:
     import numpy as np
     import torch
 
-    from ..analysis.labels import COLUMN, open_labels
+    from ..analysis.labels import open_labels
     from ..data import open_source
     from ..data.convert import Conversion, left_out, write_lerobot
     from ..hub.data_set import check_publication, push_set
     from ..hub.label_card import Teacher, describe_labels
     from ..plugins import import_recorded
     from ..writing.atomic import read_json
+    from ..writing.lerobot import LATENT_COLUMN
 
     executor, device = args.make_executor(), args.device
     if device == "auto":
@@ -75,7 +76,7 @@ def main(args: LabelArgs) -> Outcome:
         columns=labels,
     )
     write_lerobot(source, args.out, how, executor)
-    bad, numbers = left_out(args.out), read_json(args.out / "meta/stats.json", dict)[COLUMN]
+    bad, numbers = left_out(args.out), read_json(args.out / "meta/stats.json", dict)[LATENT_COLUMN]
     describe_labels(
         args.out,
         args.source,
@@ -87,11 +88,12 @@ def main(args: LabelArgs) -> Outcome:
     if args.push_to:
         push_set(args.out, args.push_to, private=not args.public)
     made = {"out": str(args.out), "clips": len(source.clips) - len(bad), "left_out": bad}
-    made |= {"frames": numbers["count"][0], "column": COLUMN, "shape": list(labels.shape)}
+    made |= {"frames": numbers["count"][0], "column": LATENT_COLUMN, "shape": list(labels.shape)}
     made["std"] = round(float(np.mean(numbers["std"])), 4)
     lines = [
-        f"Wrote {made['clips']} clips, {made['frames']:,} frames, to {args.out}. `{COLUMN}` of "
-        f"shape {made['shape']} has a mean standard deviation of {made['std']:.2f} within [-1, 1]."
+        f"Wrote {made['clips']} clips, {made['frames']:,} frames, to {args.out}. "
+        f"`{LATENT_COLUMN}` of shape {made['shape']} has a mean standard deviation of "
+        f"{made['std']:.2f} within [-1, 1]."
     ]
     lines += [f"Left out {line}" for line in bad]
     if made["std"] < _STILL:

@@ -13,13 +13,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..models import LAWMPolicy
+from ..writing.lerobot import LATENT_COLUMN
 from .licences import (
-    SSV2,
     UNKNOWN,
     Licence,
     hub_id,
     label_sources,
     licence,
+    licence_fields,
     parents,
     read_file,
     shareable,
@@ -142,22 +143,18 @@ def card_metadata(
         for parent in parents(args)
     ]
     bases.append(hub_id(backbone_of(policy)))
-    names = sorted({found.name for found in licences.values()} - {"apache-2.0"})
-    # An identifier of the Hub where one says it all: the weights follow the stricter one.
-    has_identifier = len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}
     data = ModelCardData(
         library_name="lawm_hf",
         pipeline_tag="robotics",
-        license=[*names, "apache-2.0"][0] if has_identifier else "other",
         tags=[
             *("lawm", "latent-actions" if is_pretraining else "imitation-learning"),
             *("lerobot", "robotics", policy.config.model_type.removeprefix("lawm_")),
         ],
         base_model=next(filter(None, bases), None),
         datasets=sorted({found for spec in specs if (found := hub_id(spec))}) or None,
+        **licence_fields(licences.values()),
     )
     if data.license == "other":
-        data.license_name = "data-" + "-and-".join(names)
         data.license_link = LICENCE_FILE
     return data
 
@@ -191,7 +188,7 @@ def _summary(args: dict[str, Any], is_trained: bool) -> str:
     if args["objective"] != "supervised":
         kind = "A policy pretrained on video without action labels, jointly with a world model. "
         kind += "Its outputs are latent actions, so finetune it first."
-    elif any("action=latent_action" in spec.split(",") for spec in args["sources"]):
+    elif any(f"action={LATENT_COLUMN}" in spec.split(",") for spec in args["sources"]):
         kind = "A policy pretrained on another one's latent actions as labels (`lawm-hf label`). "
         kind += "Its outputs are latents, so finetune it first."
     else:

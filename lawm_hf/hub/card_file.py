@@ -31,7 +31,6 @@ from .card import (
     diagnostics,
     licence_list,
 )
-from .licences import Licence
 from .text import escape, literal, plain
 
 logger = get_logger(__name__)
@@ -189,11 +188,10 @@ def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return args, read_json(folder / "environment.json", dict)
 
 
-def saved_licences(folder: Path) -> dict[str, Licence]:
-    """`data_licences` of a run, read from its folder."""
+def saved_backbone(folder: Path) -> str:
+    """`backbone_of` the policy of a run, without building it."""
     policy = folder / "policy" if (folder / "policy").is_dir() else folder
-    backbone = read_json(policy / "config.json", dict).get("backbone") or ""
-    return data_licences(*run_files(folder), backbone)
+    return read_json(policy / "config.json", dict).get("backbone") or ""
 
 
 def _write(path: Path, text: str, keep: bool = False) -> None:

@@ -4,27 +4,27 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from huggingface_hub import DatasetCardData
 
 from ..writing.atomic import read_json, write_text_atomic
+from ..writing.lerobot import LATENT_COLUMN
+from .card import licence_list
 from .data_set import source_of
 from .licences import (
     ORIGIN_FILE,
-    SSV2,
     UNKNOWN,
     Licence,
     hub_id,
     label_sources,
     licence,
+    licence_fields,
     pretraining_sources,
     shareable,
 )
 from .text import code, plain
 
-_COLUMN = "latent_action"
 _PRIVATE = "\n**Keep copies private** as long as one of these licences does not allow more.\n"
 _CARD = """---
 {data}
@@ -118,8 +118,8 @@ def describe_labels(
         repository: Where it will live.
     """
     info = read_json(folder / "meta/info.json", dict)
-    stats = read_json(folder / "meta/stats.json", dict)[_COLUMN]
-    source, (steps, size) = source_of(spec), info["features"][_COLUMN]["shape"]
+    stats = read_json(folder / "meta/stats.json", dict)[LATENT_COLUMN]
+    source, (steps, size) = source_of(spec), info["features"][LATENT_COLUMN]["shape"]
     seen = [*(teacher.sources or []), *label_sources(spec, remote=True)]
     licences = {source: licence(source)} | {s: licence(s) for s in seen}
     if teacher.sources is None:
@@ -127,7 +127,7 @@ def describe_labels(
     text = _CARD.format(
         data=_metadata(source, licences).to_yaml(),
         title=f"{plain(source.partition(':')[0])}, labelled by lawm_hf",
-        column=_COLUMN,
+        column=LATENT_COLUMN,
         frames=info["total_frames"],
         episodes=info["total_episodes"],
         n=steps,
@@ -140,7 +140,7 @@ def describe_labels(
         seen=", ".join(map(code, seen)) or "not known",
         source=code(shareable(spec)),
         left_out=f"; {num_left_out} clips could not be read and are left out" * bool(num_left_out),
-        licences="\n".join(f"- {code(s)}: {found.text}." for s, found in licences.items()),
+        licences=licence_list(licences),
         private="" if all(found.allows_frames for found in licences.values()) else _PRIVATE,
         name=repository or "USER/NAME",
     )
@@ -151,18 +151,12 @@ def describe_labels(
 
 def _metadata(source: str, licences: dict[str, Licence]) -> DatasetCardData:
     """What the Hub filters by."""
-    names = sorted({found.name for found in licences.values()} - {"apache-2.0"})
-    has_identifier = len(names) < 2 and not {SSV2.name, UNKNOWN.name} & {*names}
-    own_name: dict[str, Any] = (
-        {} if has_identifier else {"license_name": "data-" + "-and-".join(names)}
-    )
     return DatasetCardData(
-        license=[*names, "apache-2.0"][0] if has_identifier else "other",
         task_categories=["robotics"],
         tags=["LeRobot", "lawm", "latent-actions"],
         source_datasets=[found] if (found := hub_id(source)) else None,
         configs=[{"config_name": "default", "data_files": "data/*/*.parquet"}],
-        **own_name,
+        **licence_fields(licences.values()),
     )
 
 

@@ -14,14 +14,14 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .. import hub
 from ..writing.atomic import read_json
 from .answers import hub_errors
-from .card import LICENCE_FILE
-from .card_file import rename_card, run_files, saved_licences, write_card
+from .card import LICENCE_FILE, data_licences
+from .card_file import rename_card, run_files, saved_backbone, write_card
 from .licences import Licence, licence, shareable
 
 # Of a collection, the name that the Hub has given it; anything else is a title.
 _SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
 # What a push uploads: models, processor, LeRobot's pipelines, card and records.
-_PARTS = ("", "policy", "world_model", "processor")
+PARTS = ("", "policy", "world_model", "processor")
 _RESULT_FILES = (
     *("README.md", LICENCE_FILE, "environment.json", "health.json"),
     *("config.json", "processor_config.json", "policy_p*processor.json"),
@@ -65,7 +65,8 @@ def push_run(
     """
     check_repository(repository)
     folder = Path(folder)
-    args, licences = run_files(folder)[0], saved_licences(folder)
+    args, record = run_files(folder)
+    licences = data_licences(args, record, saved_backbone(folder))
     api = hub.HfApi()  # looked up where a caller may have put his own
     with hub_errors(repository):
         api.create_repo(repository, private=True, exist_ok=True)
@@ -155,7 +156,7 @@ def _results(folder: Path, with_frames: bool) -> list[Path]:
     """The files of a run that are meant for others."""
     patterns = [*_RESULT_FILES, *(["strip*.png"] if with_frames else [])]
     files = {
-        file for part in _PARTS for pattern in patterns for file in (folder / part).glob(pattern)
+        file for part in PARTS for pattern in patterns for file in (folder / part).glob(pattern)
     }
     for file in [*files]:
         if file.name in ("config.json", "processor_config.json"):

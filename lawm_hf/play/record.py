@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run has written about itself: numbers over updates, alarms, strips, success rates."""
 
-import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import ModelCard
 
+from ..writing.atomic import read_json, read_json_lines
 from ..writing.text import printable
 from .run import Run
 
@@ -57,29 +58,24 @@ def read_record(run: Run) -> Record:
         for line in lines
         for alarm in line.get("alarms") or []
     ]
-    final = run.folder / "health.json"
-    ended = read_lines(final, whole=True)
-    alarms += [f"At the end: {printable(str(a))}" for line in ended for a in line.get("alarms", [])]
+    alarms += [f"At the end: {printable(str(a))}" for a in final_alarms(run.folder / "health.json")]
     return Record(log.dropna(axis=1, how="all"), health, alarms, strips(run.folder), results(run))
 
 
-def read_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
-    """The JSON mappings in a file, one a line (or one in all) that are sound.
-
-    Those of a log count only with a number of updates, `step`.
-    """
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log that have a number of updates, `step`; none of a log that is too large."""
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    found = []
-    for line in [text] if whole else text.splitlines():
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict) and (whole or isinstance(content.get("step"), int)):
-            found.append(content)
-    return found
+    return [line for line in read_json_lines(path) if isinstance(line.get("step"), int)]
+
+
+def final_alarms(path: Path) -> list[Any]:
+    """Of the report at the end; none of one that is damaged or too large."""
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        return []
+    with suppress(ValueError):
+        return read_json(path, dict).get("alarms") or []
+    return []
 
 
 def strips(folder: Path) -> list[tuple[Path, str]]:

@@ -9,14 +9,13 @@ from huggingface_hub import snapshot_download
 
 import lawm_hf
 
+from ..analysis.report import HELD_OUT_SEED
 from ..data.spec import parse_spec
 from ..plugins import import_recorded
 from ..writing.yaml_file import read_yaml
 
 NUM_CLIPS = 96  # to pick from, and to find directions in
-_HELD_OUT_SEED = 900_000  # of the tabletop, where the health report begins, too
 # Models, card and reports. No code, no state to resume from.
-PARTS = ("", "policy", "world_model", "processor")
 WANTED = ["*.json", "*.jsonl", "*.safetensors", "README.md", "args.yaml", "strip*.png"]
 
 
@@ -117,6 +116,6 @@ def default_source(run: Run, num_clips: int = NUM_CLIPS) -> str:
     domain = options.get("domain", "robot")
     # Few enough to be recorded while one waits, and no clip of training is among them.
     return (
-        f"tabletop:{location or 'reach'},episodes={num_clips},seed={_HELD_OUT_SEED},"
+        f"tabletop:{location or 'reach'},episodes={num_clips},seed={HELD_OUT_SEED},"
         f"actions=false,views=front,domain={domain}"
     )

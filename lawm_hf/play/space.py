@@ -10,9 +10,11 @@ import yaml
 
 import lawm_hf
 
-from ..hub.card_file import run_files, saved_licences
+from ..hub.card import data_licences
+from ..hub.card_file import run_files, saved_backbone
 from ..hub.licences import hub_id, licence, shareable
-from .run import PARTS, WANTED, Run, default_source
+from ..hub.push import PARTS
+from .run import WANTED, Run, default_source
 
 _README = """---
 title: {title}
@@ -98,8 +100,9 @@ def _check_clips(spec: str) -> None:
 
 def _copy(run: Run, folder: Path) -> None:
     """Models and reports, without folders of this machine; pictures where licences allow them."""
-    arguments = run_files(run.folder)[0]
-    shows = all(found.allows_frames for found in saved_licences(run.folder).values())
+    arguments, record = run_files(run.folder)
+    licences = data_licences(arguments, record, saved_backbone(run.folder))
+    shows = all(found.allows_frames for found in licences.values())
     for part in PARTS:
         for path in (path for kind in WANTED for path in (run.folder / part).glob(kind)):
             if shows or path.suffix != ".png":

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..arguments import as_flags
 from ..hub.licences import inherited_sources, parents
-from ..writing.atomic import read_json, write_text_atomic
+from ..writing.atomic import read_json, read_json_lines, write_text_atomic
 from ..writing.text import get_logger
 from .args import TrainingArgs, changed_arguments
 from .throughput import Throughput
@@ -65,7 +65,7 @@ class ProgressLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.record = read_json(self.path.with_name("environment.json"), dict)
             # A run that begins anew begins a new log.
-            lines = _sound_lines(self.path) if first_step else []
+            lines = read_json_lines(self.path) if first_step else []
             write_text_atomic(self.path, "".join(f"{json.dumps(line)}\n" for line in lines))
             self.before = _last_cost(lines)
         self.start = (time.perf_counter(), _cpu_seconds())
@@ -146,7 +146,7 @@ class ProgressLog:
         self.bar.close()
         if not self.accelerator.is_main_process:
             return
-        wall, cpu = _last_cost(_sound_lines(self.path))
+        wall, cpu = _last_cost(read_json_lines(self.path))
         machine = hardware(self.accelerator)
         record = self.record | {
             "hardware": machine,
@@ -217,7 +217,7 @@ def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[
 
 def run_summary(folder: str | Path) -> dict[str, Any]:
     """What a run that is done says of itself: its folder and the last line of its log."""
-    lines = _sound_lines(Path(folder) / "log.jsonl")
+    lines = read_json_lines(Path(folder) / "log.jsonl")
     return {"output_dir": str(folder), **(lines[-1] if lines else {})}
 
 
@@ -271,19 +271,6 @@ def _cpu_seconds() -> float:
             continue
         total += times.user + times.system
     return total
-
-
-def _sound_lines(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without those that a kill has cut off or a full disk has damaged."""
-    lines: list[dict[str, Any]] = []
-    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
-            lines.append(content)
-    return lines
 
 
 def _last_cost(lines: list[dict[str, Any]]) -> tuple[float, float]:

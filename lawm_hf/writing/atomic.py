@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _LOCK = ".lock"
 _held: dict[Path, tuple[int, int]] = {}  # Lock -> process that has it, descriptor.
@@ -43,6 +44,19 @@ def sync_folder(folder: str | Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON mappings of a log, without lines that a kill has cut off or a full disk damaged."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict):
+            lines.append(content)
+    return lines
 
 
 def read_json[T](path: str | Path, kind: type[T] = object) -> T:

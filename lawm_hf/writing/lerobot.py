@@ -19,6 +19,7 @@ from .statistics import QUANTILES, ColumnStatistics
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+LATENT_COLUMN = "latent_action"  # of a labelled set: a chunk for each frame
 FILE_SIZE_IN_MB = 16  # Several files even for small sets: readers shuffle and parallelise by file.
 _TIMESTEP = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
