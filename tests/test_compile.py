@@ -23,7 +23,7 @@ POLICIES = {
 WORLD_MODELS = {
     "imagination": {"num_decoded_steps": 1},
     "paper": PAPER_FORM,
-    "flow": {"training_states": "posterior", "residual": "flow", "frame_loss": "features"},
+    "features": {"training_states": "posterior", "frame_loss": "features"},
     "masked": {"mask_ratio": 0.5, "motion_weight": 1.0},
     "skips": {"residual": "composite", "decoder_skips": True},
 }

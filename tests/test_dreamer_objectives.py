@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optional objectives of the world model: flow, masked frames, errors between features."""
+"""The optional objectives of the world model: composite and masked frames, errors of features."""
+
+import json
 
 import pytest
 import torch
@@ -9,13 +11,13 @@ from transformers import AutoModel
 
 from lawm_hf.models.configuration_baku import BakuConfig
 from lawm_hf.models.modeling_baku import BakuPolicy
-from lawm_hf.models.modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
+from lawm_hf.models.modeling_lawm import LAWMWorldModel
+from lawm_hf.models.modeling_objectives import FixedFeatures, hide_patches, lay_over
 from lawm_hf.models.modeling_outputs import frame_error
 from lawm_hf.models.modeling_pretraining import LawmForPretraining
 
 RESIDUAL = {"initial_state": "frame", "residual_decoder": True, "motion_weight": 1.0}
 SWITCHES = {
-    "flow": {"residual": "flow"},
     "composite": {"residual": "composite"},
     "skips": {"residual": "composite", "decoder_skips": True},
     "masked": {"mask_ratio": 0.5},
@@ -69,35 +71,6 @@ def test_padding_does_not_change_the_loss_under_a_switch(switch):
     assert losses[0] == losses[1]
 
 
-# --------------------------------------------------------------------------------------- flow
-
-
-def test_a_flow_of_zero_is_a_copy_and_whole_pixels_are_a_shift():
-    frame = torch.rand(2, 1, 3, 32, 32)
-    flow = torch.zeros(2, 4, 2, 32, 32)
-    torch.testing.assert_close(warp(frame, flow), frame.expand(-1, 4, -1, -1, -1))
-    flow[:, :, 0], flow[:, :, 1] = 3, -2  # fetch from 3 to the right and 2 above
-    moved = warp(frame, flow)[:, 1]
-    torch.testing.assert_close(moved[..., 2:, :-3], frame[:, 0, :, :-2, 3:])
-    torch.testing.assert_close(moved[..., 0, :-3], frame[:, 0, :, 0, 3:])  # the border goes on
-
-
-def test_a_flow_decoder_starts_as_a_copy_of_the_first_frame():
-    model, data = build(residual="flow", **RESIDUAL), batch()
-    first = data["frames"][:, :1].float() / 255
-    states = model.observe(model.encode(data["frames"]), data["actions"])
-    drawn = model.decode(states, data["frames"][:, 0])
-    assert drawn.shape == data["frames"].shape
-    # A shift by a tenth of a pixel, say: these frames are noise, where it shows most.
-    assert (drawn - first).abs().mean() < 0.1 * (first - first.mean()).abs().mean()
-
-
-@pytest.mark.parametrize("residual", ["flow", "composite"])
-def test_a_change_of_no_first_frame_is_refused(residual):
-    with pytest.raises(Exception, match=f"A {residual} changes the first frame"):
-        build(residual=residual, residual_decoder=False)
-
-
 # ---------------------------------------------------------------------------------- composite
 
 
@@ -116,6 +89,24 @@ def test_a_composite_decoder_starts_near_a_copy_of_the_first_frame():
     states = model.observe(model.encode(data["frames"]), data["actions"])
     drawn = model.decode(states, data["frames"][:, 0])
     assert (drawn - first).square().mean() < 0.1 * (first - 0.5).square().mean()
+
+
+def test_a_picture_over_no_first_frame_is_refused():
+    with pytest.raises(Exception, match="A composite changes the first frame"):
+        build(residual="composite", residual_decoder=False)
+
+
+def test_the_flow_that_was_removed_is_refused_in_options_and_checkpoints(tmp_path):
+    with pytest.raises(Exception, match=r"nothing was learned .* Train with `residual=.composite"):
+        build(residual="flow", **RESIDUAL)
+    build(**RESIDUAL).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    old = json.loads(config.read_text()) | {"residual": "flow"}
+    config.write_text(json.dumps(old))
+    with pytest.raises(Exception, match='`residual="flow"` was removed'):
+        LAWMWorldModel.from_pretrained(tmp_path)
+    with pytest.raises(Exception, match='"difference" or "composite", got \'flwo\''):
+        build(residual="flwo")
 
 
 # -------------------------------------------------------------------------------------- skips

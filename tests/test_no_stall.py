@@ -132,7 +132,7 @@ SMALL = '{"hidden_size": 32, "num_layers": 1}'
 UNET = '{"hidden_size": 32, "down_dims": [8, 16]}'
 DENOISER = '{"channels": [8, 16], "hidden_size": 16, "num_decoded_steps": 2}'
 FORESIGHT = '{"hidden_size": 16, "num_layers": 1, "num_decoded_steps": 2}'
-WORLD = '{"training_states": "posterior", "residual": "flow", "deter_size": 32, "depth": 8}'
+WORLD = '{"training_states": "posterior", "residual": "composite", "deter_size": 32, "depth": 8}'
 
 
 @pytest.mark.parametrize(

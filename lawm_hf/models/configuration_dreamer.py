@@ -57,9 +57,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
             zero: at initialisation the prediction is a copy of the first frame.
         residual: What a residual decoder draws. `"difference"` is added to the first frame.
             `"composite"` is a picture and its opacity, laid over the first frame: to take a thing
-            away it need not know what colour the thing had. `"flow"` says where in the first frame
-            each pixel comes from, and the prediction is the first frame so warped: optical flow,
-            without a flow network.
+            away it need not know what colour the thing had.
         decoder_skips: The decoder sees the encoder's maps of the first frame, as in a U-Net: what
             stands still, or is uncovered, need not pass through the latent state.
         mask_ratio: Share of the patches (8 x 8 to a frame) that the encoder does not see in
@@ -95,7 +93,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
     initial_state: Literal["learned", "frame"] = "frame"
     training_states: Literal["posterior", "imagination"] = "imagination"
     residual_decoder: bool = True
-    residual: Literal["difference", "flow", "composite"] = "difference"
+    residual: str = "difference"
     decoder_skips: bool = False
     mask_ratio: float | int = 0.0
     frame_loss: Literal["pixels", "features"] = "pixels"
@@ -219,6 +217,16 @@ class DreamerV3Config(LAWMWorldModelConfig):
         for name in ("unimix", "mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
+        if self.residual == "flow":
+            raise ValueError(
+                '`residual="flow"` was removed: nothing was learned with it, since bilinear '
+                "sampling has no gradient from far pixels (docs/experiments.md). Train with "
+                '`residual="composite"`, which takes things away and draws them elsewhere.'
+            )
+        if self.residual not in ("difference", "composite"):
+            raise ValueError(
+                f'`residual` must be "difference" or "composite", got {self.residual!r}.'
+            )
         if self.residual != "difference" and not self.residual_decoder:
             raise ValueError(
                 f'A {self.residual} changes the first frame, got `residual="{self.residual}"` with '

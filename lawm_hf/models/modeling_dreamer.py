@@ -21,7 +21,7 @@ from .images_lawm import send
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
-from .modeling_objectives import FixedFeatures, hide_patches, lay_over, warp
+from .modeling_objectives import FixedFeatures, hide_patches, lay_over
 from .modeling_outputs import (
     WorldModelOutput,
     check_clip,
@@ -211,9 +211,6 @@ class DreamerV3WorldModel(LAWMWorldModel):
         drawn = drawn.float().unflatten(0, states.deter.shape[:2])
         if first is None or not self.config.residual_decoder:
             return drawn
-        if self.config.residual == "flow":
-            # Drawn in quarters of the frame: in pixels, the weights would have far to go.
-            return warp(first, drawn * (self.config.image_size / 4))
         if self.config.residual == "composite":
             return lay_over(first, drawn)
         return drawn + first

@@ -17,8 +17,8 @@ from .scan_linear import BlockLinear, ScanLinear
 NORM_EPS = 1e-3  # DreamerV3
 NUM_CHANNELS = 3
 FRAMES_AT_ONCE = 16  # with gradient checkpointing
-# What a residual decoder draws: a change of colour; a shift in x and y; a colour and its opacity.
-_NUM_DRAWN = {"difference": NUM_CHANNELS, "flow": 2, "composite": NUM_CHANNELS + 1}
+# What a residual decoder draws: a change of colour; a colour and its opacity.
+_NUM_DRAWN = {"difference": NUM_CHANNELS, "composite": NUM_CHANNELS + 1}
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the world model's optional objectives need: the paper's future work, a few lines each.
 
-Flow without a flow network, masked frames, and errors between features instead of pixels; see
-`residual`, `mask_ratio` and `frame_loss` of `DreamerV3Config`.
+Pictures laid over the first frame, masked frames, and errors between features instead of pixels;
+see `residual`, `mask_ratio` and `frame_loss` of `DreamerV3Config`.
 """
 
 import torch
@@ -12,28 +12,6 @@ from transformers import initialization as init
 
 _START = -2.0  # logit of the opacity that a composite starts with: nearly a copy of x_t
 PATCHES_PER_SIDE = 8  # a patch is 4 pixels of a 32-pixel frame: about half a cube of the tabletop
-
-
-def warp(first_frame: Tensor, flow: Tensor) -> Tensor:
-    """Frames in which each pixel is fetched from elsewhere in the first one, bilinearly.
-
-    Args:
-        first_frame: `x_t`, `(B, 1, C, H, W)`.
-        flow: Where to fetch from, in pixels to the right and down, `(B, N, 2, H, W)`. Zero is a
-            copy; a place outside the frame is the nearest pixel of its border.
-
-    Returns:
-        `(B, N, C, H, W)`.
-    """
-    batch_size, num_steps, _, height, width = flow.shape
-    flow = flow.permute(0, 1, 3, 4, 2).flatten(0, 1)  # (B*N, H, W, 2)
-    identity = torch.eye(2, 3, device=flow.device).expand(len(flow), 2, 3)
-    places = F.affine_grid(identity, [len(flow), 1, height, width], align_corners=False)
-    # The frame spans [-1, 1], so a pixel is 2 / side.
-    places = places + torch.stack([flow[..., 0] * (2 / width), flow[..., 1] * (2 / height)], -1)
-    frames = first_frame.expand(-1, num_steps, -1, -1, -1).flatten(0, 1)
-    warped = F.grid_sample(frames, places, padding_mode="border", align_corners=False)
-    return warped.unflatten(0, (batch_size, num_steps))
 
 
 def lay_over(first_frame: Tensor, drawn: Tensor) -> Tensor:
