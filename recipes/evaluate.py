@@ -8,6 +8,8 @@
 
 Writes `episodes.jsonl`, a line as each episode ends, and `summary.json` below `output_dir`, and
 with `--videos 4` mp4 files of the first failures; the card of a local policy gets the rate, too.
+`--tune_execution true` first finds out how the policy's chunks are best executed, on initial states
+that are not evaluated, and saves that in its folder (`lawm_hf.evaluation.execution`).
 Several processes share the episodes: of `accelerate launch`, or `--tasks 8` of `--executor local`,
 `slurm` or `ray`. `--resume true` continues what was interrupted. What an environment must have
 is said in `lawm_hf.evaluation.environments`.
@@ -16,6 +18,7 @@ is said in `lawm_hf.evaluation.environments`.
 import importlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -35,14 +38,22 @@ from lawm_hf.arguments import (
 )
 from lawm_hf.commands.evaluate import EvaluateArgs
 from lawm_hf.evaluation import results
-from lawm_hf.evaluation.environments import Environment, ask_environment
+from lawm_hf.evaluation.environments import Environment, ask_environment, keep_simulator
+from lawm_hf.evaluation.execution import (
+    Execution,
+    candidates,
+    describe_execution,
+    learn_execution,
+    save_execution,
+)
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.evaluation.rollout import ChunkAggregator, fingerprint, rollout
+from lawm_hf.evaluation.trials import benchmark_trials, seeded_trials, tuning_trials
 from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.plugins import import_packages, import_recorded
 from lawm_hf.training import TrainingArgs, make_accelerator
-from lawm_hf.writing.atomic import run_lock, unlock_folder
+from lawm_hf.writing.atomic import unlock_folder
 from lawm_hf.writing.executors import Task
 
 
@@ -55,23 +66,12 @@ def env_options(args: EvaluateArgs) -> dict[str, Any]:
 
 def plan(args: EvaluateArgs, env: Environment) -> list[Trial]:
     """All episodes, task by task."""
-    count = args.episodes if env.num_tasks is None else args.trials
-    starts = [(args.first_seed + i, None) for i in range(count)]
-    if env.num_init_states is not None:
-        states = range(args.first_init_state, args.first_init_state + args.trials)
-        if states.stop > env.num_init_states:
-            raise ValueError(
-                f"`first_init_state` and `trials` must stay within the {env.num_init_states} "
-                f"initial states, got {states.start} to {states.stop - 1}."
-            )
-        starts = [(seed, state) for seed in args.seeds for state in states]
-    tasks = [None] if env.num_tasks is None else args.task_ids or range(env.num_tasks)
-    if env.num_tasks is not None and max(args.task_ids, default=0) >= env.num_tasks:
-        raise ValueError(
-            f"`task_ids` must be among the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
-            f"{args.task_ids}."
-        )
-    trials = [Trial(seed, env.suite, task, state) for task in tasks for seed, state in starts]
+    if env.num_init_states is None:
+        count = args.episodes if env.num_tasks is None else args.trials
+        trials = seeded_trials(env, args.task_ids, args.first_seed, count)
+    else:
+        starts = args.first_init_state, args.trials, args.seeds
+        trials = benchmark_trials(env, args.task_ids, *starts)
     if not trials:
         raise ValueError("An evaluation must play an episode. Give `--episodes` or `--trials`.")
     return trials
@@ -135,6 +135,8 @@ def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> Outcome
     names += ["first_seed"] if env.num_init_states is None else ["first_init_state", "seeds"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {k: v for k, v in env_options(args).items() if k not in ("suite", "image_size")}
+    if args.tune_execution:
+        settings["execution"] = f"learned on {args.tuning_episodes} other states"
     add_results(args.policy, summary, args.env, env.suite, settings)
     text = results.describe(env.suite or args.env, summary)
     following = [["push", args.policy, "USER/NAME"]] if Path(args.policy).is_dir() else []
@@ -142,11 +144,15 @@ def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> Outcome
 
 
 def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment, Accelerator]:
-    """The policy on its device, its processor, the environment."""
+    """The policy on its device, its processor, the environment; the execution, if nobody says."""
     import_recorded(args.policy)
     accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir))
     policy = LAWMPolicy.from_pretrained(args.policy).to(accelerator.device)
     processor = LAWMProcessor.from_pretrained(args.policy)
+    if args.aggregation is None:
+        args.aggregation = policy.config.aggregation
+    if args.n_action_steps is None:
+        args.n_action_steps = policy.config.n_action_steps
     ChunkAggregator(args.aggregation, args.n_action_steps).check(policy.config.chunk_size)
     with accelerator.main_process_first():  # It writes LIBERO's configuration.
         env = ask_environment(args.env, policy.config, env_options(args), args.views)
@@ -160,8 +166,7 @@ def play_share(options: dict[str, Any], trials: Sequence[Trial], num_videos: int
     policy, processor, env, _ = open_all(args)
     try:
         start(args, policy, processor, env)
-        done = {result.trial for result in results.read_results(args.output_dir)}
-        missing = [trial for trial in trials if trial not in done]
+        missing = results.missing_trials(trials, args.output_dir)
         evaluate(args, policy, processor, env, missing, num_videos)
     finally:
         unlock_folder(args.output_dir)
@@ -180,51 +185,93 @@ def share_out(args: EvaluateArgs, trials: list[Trial]) -> None:
     args.make_executor().run([tasks], shares)
 
 
-def gather(folder: str, keep: bool = True) -> None:
-    """Bring the episodes of all shares together, or drop them; one that is at work is an error."""
-    shares = Path(folder, "shares")
-    for share in sorted(shares.glob("[0-9]*/")):
-        with run_lock(share):
-            if not keep:
-                continue
-            known = {result.trial for result in results.read_results(folder)}
-            for result in results.read_results(share):
-                if result.trial not in known:
-                    results.append_result(result, folder)
-            for video in share.glob("videos/*.mp4"):
-                Path(folder, "videos").mkdir(exist_ok=True)
-                shutil.move(video, Path(folder, "videos", video.name))
-    shutil.rmtree(shares, ignore_errors=True)
+def play(
+    args: EvaluateArgs,
+    policy: LAWMPolicy,
+    processor: LAWMProcessor,
+    env: Environment,
+    accelerator: Accelerator,
+    trials: list[Trial],
+) -> None:
+    """Play those that are missing in `output_dir`: this process, several, or tasks."""
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    if accelerator.is_main_process:
+        start(args, policy, processor, env)
+        results.gather_shares(args.output_dir, keep=args.resume)
+    accelerator.wait_for_everyone()
+    missing = results.missing_trials(trials, args.output_dir)
+    accelerator.wait_for_everyone()  # Nobody writes before all have read.
+    if missing and (args.executor != "local" or args.tasks > 1):
+        share_out(args, missing)
+        results.gather_shares(args.output_dir)
+    else:
+        num_videos = args.videos // world_size + (rank < args.videos % world_size)
+        evaluate(args, policy, processor, env, missing[rank::world_size], num_videos)
+    accelerator.wait_for_everyone()
+
+
+def tune(
+    args: EvaluateArgs,
+    policy: LAWMPolicy,
+    processor: LAWMProcessor,
+    env: Environment,
+    accelerator: Accelerator,
+    states: list[Trial],
+) -> Execution:
+    """Learn the execution on tuning states, whose episodes `output_dir/tuning` keeps, and save it.
+
+    Raises:
+        ValueError: If the policy is not in a folder.
+    """
+    if not Path(args.policy).is_dir():
+        raise ValueError(
+            "What is tuned is saved in the folder of the policy, got the repository "
+            f"{args.policy!r}. Download it: hf download {args.policy} --local-dir FOLDER."
+        )
+    folder = Path(args.output_dir, "tuning")
+    if accelerator.is_main_process and not args.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+    def try_out(execution: Execution, trials: list[Trial]) -> list[bool]:
+        told = {"output_dir": str(folder / str(execution)), "resume": True, "videos": 0}
+        own = replace(args, **asdict(execution), **told)
+        try:
+            play(own, policy, processor, env, accelerator, trials)
+            found = {r.trial: r.is_success for r in results.read_results(own.output_dir)}
+            accelerator.wait_for_everyone()  # All have read before one goes on.
+        finally:
+            unlock_folder(own.output_dir)
+        return [found[trial] for trial in trials]
+
+    chosen, solved = learn_execution(candidates(policy.config.chunk_size), states, try_out)
+    if accelerator.is_main_process:
+        told = {"env": args.env, "suite": env.suite, "env_options": env.options}
+        told |= {"policy_fingerprint": fingerprint(policy, processor)}
+        told |= {"states": [{k: v for k, v in asdict(s).items() if k != "suite"} for s in states]}
+        save_execution(args.policy, chosen, solved, told)
+        accelerator.print(describe_execution(chosen, solved))
+    return chosen
 
 
 def main(args: EvaluateArgs) -> Outcome | None:
     """Play the episodes that are missing and report."""
     executor = args.make_executor()
-    policy, processor, env, accelerator = open_all(args)
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    in_shares = executor.kind != "local" or executor.tasks > 1
-    if in_shares and world_size > 1:
+    opened = policy, processor, env, accelerator = open_all(args)
+    if (executor.kind != "local" or executor.tasks > 1) and accelerator.num_processes > 1:
         raise ValueError(
             f"Episodes are shared by processes of `accelerate launch` or by `--tasks`, got "
-            f"{world_size} processes and {executor.tasks} tasks on {executor.kind!r}. Start it "
-            "with `python`."
+            f"{accelerator.num_processes} processes and {executor.tasks} tasks on "
+            f"{executor.kind!r}. Start it with `python`."
         )
     trials = plan(args, env)
     try:
-        if accelerator.is_main_process:
-            start(args, policy, processor, env)
-            gather(args.output_dir, keep=args.resume)
-        accelerator.wait_for_everyone()
-        done = {result.trial for result in results.read_results(args.output_dir)}
-        accelerator.wait_for_everyone()  # Nobody writes before all have read.
-        missing = [trial for trial in trials if trial not in done]
-        if in_shares and missing:
-            share_out(args, missing)
-            gather(args.output_dir)
-        else:
-            num_videos = args.videos // world_size + (rank < args.videos % world_size)
-            evaluate(args, policy, processor, env, missing[rank::world_size], num_videos)
-        accelerator.wait_for_everyone()
+        if args.tune_execution:
+            states = tuning_trials(env, trials, args.tuning_episodes, args.first_tuning_state)
+            with keep_simulator(env) as kept:
+                chosen = tune(args, policy, processor, kept, accelerator, states)
+            args = replace(args, **asdict(chosen))
+        play(args, *opened, trials)
         return report(args, env, trials) if accelerator.is_main_process else None
     finally:
         unlock_folder(args.output_dir)

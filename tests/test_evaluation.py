@@ -230,6 +230,7 @@ class Chunks:
 
     class config:  # noqa: N801
         chunk_size, action_size = 2, 1
+        aggregation, n_action_steps = "none", 1
 
     name_or_path = "me/broken"
 

@@ -51,10 +51,29 @@ class EvaluateArgs(TaskArgs):
     views: list[str] = arg(
         [], "cameras, in the order of training; all by default", group="environment"
     )
-    aggregation: str = arg(
-        "none", "of overlapping chunks", choices=("none", "uniform", "exponential"), group="model"
+    aggregation: str | None = arg(
+        None,
+        "of overlapping chunks; by default the policy's own",
+        choices=("none", "uniform", "exponential"),
+        group="model",
     )
-    n_action_steps: int = arg(1, "steps between two calls of the policy", min=1, group="model")
+    n_action_steps: int | None = arg(
+        None, "steps between two calls of the policy; by default its own", min=1, group="model"
+    )
+    tune_execution: bool = arg(
+        False,
+        "first learn both on other initial states, and save them in the policy's folder",
+        group="model",
+    )
+    tuning_episodes: int = arg(
+        30, "tuning states, shared evenly by the tasks", min=1, group="environment"
+    )
+    first_tuning_state: int | None = arg(
+        None,
+        "first of them; by default seed 5000, or the initial state after the evaluation's last",
+        min=0,
+        group="environment",
+    )
     lockstep: int = arg(
         50, "episodes played at once, if the environment allows it", min=1, group="tasks"
     )

@@ -19,8 +19,10 @@ It may have, as attributes, which an evaluation follows:
 - `metadata["render_fps"]`: steps in a second, of videos.
 """
 
+import contextlib
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..models import LAWMPolicyConfig
@@ -47,6 +49,42 @@ class Environment:
     def make(self, task: int | None = None) -> "gymnasium.Env":
         """Build the one of this task."""
         return _make(self.id, self.options | ({} if task is None else {"task": task}))
+
+
+@dataclass(frozen=True)
+class _KeptEnvironment(Environment):
+    """Builds the one of a task once, until that of another task is asked for."""
+
+    made: dict[int | None, Any] = field(default_factory=dict)
+
+    def make(self, task: int | None = None) -> Any:
+        import gymnasium
+
+        class StaysOpen(gymnasium.Wrapper):
+            def close(self) -> None:
+                """Whoever has made it does that."""
+
+        if task not in self.made:
+            self.close()
+            self.made[task] = super().make(task)
+        return StaysOpen(self.made[task])
+
+    def close(self) -> None:
+        while self.made:
+            self.made.popitem()[1].close()
+
+
+@contextlib.contextmanager
+def keep_simulator(env: Environment) -> Iterator[Environment]:
+    """Where one may live at a time, it lives on between rollouts: building it takes seconds."""
+    if env.max_alive != 1:
+        yield env
+        return
+    kept = _KeptEnvironment(**vars(env))
+    try:
+        yield kept
+    finally:
+        kept.close()
 
 
 def ask_environment(

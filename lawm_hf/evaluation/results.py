@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import success_rates
-from ..writing.atomic import lock_folder, owns_folder, read_json, write_text_atomic
+from ..writing.atomic import lock_folder, owns_folder, read_json, run_lock, write_text_atomic
 from ..writing.video import VideoWriter
 
 
@@ -133,6 +134,29 @@ def read_results(folder: str | Path) -> list[EpisodeResult]:
                 ) from error
             results[result.trial] = result
     return list(results.values())
+
+
+def missing_trials(trials: Sequence[Trial], folder: str | Path) -> list[Trial]:
+    """Those that were not played yet."""
+    done = {result.trial for result in read_results(folder)}
+    return [trial for trial in trials if trial not in done]
+
+
+def gather_shares(folder: str | Path, keep: bool = True) -> None:
+    """Bring the episodes of `shares/*` together, or drop them; one that is at work is an error."""
+    folder = Path(folder)
+    for share in sorted(folder.glob("shares/[0-9]*/")):
+        with run_lock(share):
+            if not keep:
+                continue
+            known = {result.trial for result in read_results(folder)}
+            for result in read_results(share):
+                if result.trial not in known:
+                    append_result(result, folder)
+            for video in share.glob("videos/*.mp4"):
+                (folder / "videos").mkdir(exist_ok=True)
+                shutil.move(video, folder / "videos" / video.name)
+    shutil.rmtree(folder / "shares", ignore_errors=True)
 
 
 def write_results(results: Sequence[EpisodeResult], folder: str | Path) -> dict[str, Any]:

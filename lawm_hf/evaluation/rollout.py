@@ -126,8 +126,8 @@ def rollout(
     make_env: Callable[[], Any],
     trials: Sequence[Trial],
     views: Sequence[str],
-    aggregation: Aggregation = "none",
-    n_action_steps: int = 1,
+    aggregation: Aggregation | None = None,
+    n_action_steps: int | None = None,
     lockstep: int = 50,
     on_step: Callable[[Trial, dict[str, Any]], None] | None = None,
     on_end: Callable[[EpisodeResult], None] | None = None,
@@ -140,8 +140,8 @@ def rollout(
         make_env: Builds a gymnasium environment as `environments` describes it.
         trials: Episodes to play.
         views: Camera names in the order of training.
-        aggregation: How overlapping chunks become one action.
-        n_action_steps: Steps between two calls of the policy.
+        aggregation: How overlapping chunks become one action; by default as its configuration says.
+        n_action_steps: Steps between two calls of the policy; likewise.
         lockstep: Environments alive at once. With 1, an episode is a function of its trial, the
             noise of a policy that draws some included.
         on_step: Called with `(trial, observation)` before each action, for videos.
@@ -149,6 +149,8 @@ def rollout(
     """
     if lockstep < 1:
         raise ValueError(f"`lockstep` must be at least 1 environment, got {lockstep}.")
+    aggregation = policy.config.aggregation if aggregation is None else aggregation
+    n_action_steps = policy.config.n_action_steps if n_action_steps is None else n_action_steps
     ChunkAggregator(aggregation, n_action_steps).check(policy.config.chunk_size)
     policy.eval()
     results: list[EpisodeResult] = []

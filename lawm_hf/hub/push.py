@@ -23,7 +23,7 @@ _SLUG = re.compile(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}")
 # What a push uploads: models, processor, LeRobot's pipelines, card and records.
 PARTS = ("", "policy", "world_model", "processor")
 _RESULT_FILES = (
-    *("README.md", LICENCE_FILE, "environment.json", "health.json"),
+    *("README.md", LICENCE_FILE, "environment.json", "health.json", "execution.json"),
     *("config.json", "processor_config.json", "policy_p*processor.json"),
     *("*.safetensors", "*.safetensors.index.json", "task_tokenizer.json"),
 )

@@ -63,9 +63,6 @@ class LeRobotLAWMConfig(PreTrainedConfig):
         resize: How pictures become squares, `"squash"` or `"crop"`, as in `recipes/finetune.py`.
         text_encoder: From scratch: `"hashing"`, or the id of a transformers text model.
         augment: Shift and recolour views in training.
-        n_action_steps: Steps between two calls of the policy.
-        aggregation: How overlapping chunks become one action: uniform, exponential or none; see
-            `ChunkAggregator`.
         ema_decay: Highest decay of averaged weights, which are then saved; 0 turns it off. A
             checkpoint also has the weights as they are, with which a resumed run goes on.
         compile_model: `torch.compile` the policy at its first use: in training, and to act.
@@ -83,8 +80,6 @@ class LeRobotLAWMConfig(PreTrainedConfig):
     resize: Literal["squash", "crop"] = "squash"
     text_encoder: str = "hashing"
     augment: bool = True
-    n_action_steps: int = 1
-    aggregation: str = "none"
     ema_decay: float = 0.0
     compile_model: bool = False
     # All identity: the policy's own processor normalises, in LeRobot as elsewhere.
@@ -108,11 +103,6 @@ class LeRobotLAWMConfig(PreTrainedConfig):
             raise TypeError(f"No registered policy has the options {sorted(options)}.")
         super().__post_init__()
         self.adopt(self.to_transformers())
-        if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ValueError(
-                f"`n_action_steps` must be from 1 to `chunk_size` = {self.chunk_size}, got "
-                f"{self.n_action_steps}."
-            )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write LeRobot's file; where PEFT saves an adapter only, the processor, too."""

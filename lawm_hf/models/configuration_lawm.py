@@ -21,7 +21,7 @@ _TRANSFORMERS_KEYS = {
 _LEROBOT_KEYS = {
     *("type", "n_obs_steps", "input_features", "output_features", "normalization_mapping"),
     *("device", "use_amp", "use_peft", "push_to_hub", "repo_id", "private", "tags", "license"),
-    *("pretrained_path", "pretrained_revision", "n_action_steps", "aggregation", "ema_decay"),
+    *("pretrained_path", "pretrained_revision", "ema_decay"),
     *("policy_type", "policy_preset", "pretrained_latent", "text_encoder", "augment"),
     *("views", "resize", "compile_model"),
     *("optimizer_lr", "optimizer_vision_lr", "optimizer_weight_decay"),
@@ -93,6 +93,11 @@ class LAWMPolicyConfig(StrictConfig):
         latent_norm: `"batch"` standardises the last layer's output over the batch before the tanh,
             so that latent actions can neither saturate nor collapse to a constant. Part of the
             action head: dropped when the head is re-initialised for finetuning.
+        aggregation: How overlapping chunks become one action, `"none"`, `"uniform"` or
+            `"exponential"`; see `lawm_hf.evaluation.ChunkAggregator`.
+        n_action_steps: Steps between two calls of the policy, at most `chunk_size`. Which of these
+            two is right depends on the robot: `recipes/evaluate.py --tune_execution true` finds
+            out.
     """
 
     presets: ClassVar = {"default": {}, "tabletop": {"image_size": 64}}
@@ -105,6 +110,8 @@ class LAWMPolicyConfig(StrictConfig):
     image_size: int = 128
     num_views: int = 2
     latent_norm: Literal["batch", "none"] = "none"
+    aggregation: Literal["none", "uniform", "exponential"] = "none"
+    n_action_steps: int = 1
 
     def processor_options(self) -> dict[str, Any]:
         """What a new `LAWMProcessor` for this policy takes besides sizes and text encoder."""
@@ -117,6 +124,14 @@ class LAWMPolicyConfig(StrictConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.state_size < 0:
             raise ValueError(f"`state_size` must not be negative, got {self.state_size}.")
+
+    def validate_execution(self):
+        """A chunk lasts until the next one comes."""
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise ValueError(
+                f"`n_action_steps` must be from 1 to `chunk_size` = {self.chunk_size}, got "
+                f"{self.n_action_steps}."
+            )
 
 
 @strict

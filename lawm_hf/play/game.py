@@ -11,7 +11,7 @@ from ..envs.tabletop import SUITES, VIEWS, Tabletop
 from ..envs.tabletop.render import RayRenderer
 from ..envs.tabletop.simulation import HOVER_HEIGHT, STEP_SIZE
 from ..evaluation.environments import ask_environment
-from ..evaluation.rollout import predict
+from ..evaluation.rollout import ChunkAggregator, predict
 from ..models import LAWMPolicy, LAWMProcessor
 from .camera import in_picture, on_table
 from .run import Run
@@ -71,12 +71,18 @@ class Game:
     def start(self, seed: int, task: int | None = None) -> None:
         """Begin the episode of a seed, with its own instruction or another."""
         self.world.reset(seed, task)
+        self._forget()
         self.camera.start_episode()
         self.seed, self.words = seed, self.world.instruction
         self.steps, self.solved_at = 0, None
         self._turn = object()  # whose move it is: what was moving before stops
         self.path: np.ndarray | None = None  # (K, 3): what the policy means to do
         self.target: np.ndarray | None = None  # (3,): where a person has clicked
+
+    def _forget(self) -> None:
+        """What the policy meant to do is void: the scene, the words or the hand are others."""
+        config = self.driver.policy.config
+        self._aggregator = ChunkAggregator(config.aggregation, config.n_action_steps)
 
     def halt(self) -> None:
         """Whatever is moving stops."""
@@ -92,6 +98,7 @@ class Game:
         if not words or len(words) > MAX_WORDS:
             raise ValueError(f"An instruction has 1 to {MAX_WORDS} characters, got {len(words)}.")
         self.words = words
+        self._forget()
         if words in SUITE.tasks:
             self.start(self.seed, SUITE.tasks.index(words))
 
@@ -102,10 +109,12 @@ class Game:
 
     def _policy_step(self) -> None:
         torch.manual_seed(self.steps)  # of a policy that draws
-        chunk = self.driver.chunk(self.world, self.words)
-        ahead = np.cumsum(chunk[:, :3] * STEP_SIZE, 0)
-        self.path, self.target = self.world.hand + ahead, None
-        self._step(chunk[0])
+        self.target = None
+        if self._aggregator.needs_chunk:
+            chunk = self.driver.chunk(self.world, self.words)
+            self._aggregator.add(chunk[None])
+            self.path = self.world.hand + np.cumsum(chunk[:, :3] * STEP_SIZE, 0)
+        self._step(self._aggregator.next_action()[0])
 
     def policy_plays(self) -> Iterator[None]:
         """The policy's actions until the task is solved or its time is up, a pause after each."""
@@ -119,6 +128,7 @@ class Game:
     def key(self, name: str) -> None:
         """One action of a person's key."""
         self._turn = object()
+        self._forget()
         self.path = self.target = None
         self._step(np.array([*KEYS[name], 0, 0, 0, _OPEN]))
 
@@ -133,6 +143,7 @@ class Game:
         if place is None:
             return
         self.path, self.target = None, np.array([*place, 0.0])
+        self._forget()
         goal = np.array([*place, HOVER_HEIGHT])
         self._turn = turn = object()
         for _ in range(_CLICK_STEPS):

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which episodes are played: those of an evaluation, and others to tune on."""
+
+from collections.abc import Sequence
+
+from .environments import Environment
+from .results import Trial
+
+FIRST_TUNING_SEED = 5000  # Evaluations begin at 0, recordings at 100000.
+
+
+def seeded_trials(
+    env: Environment, task_ids: Sequence[int], first_seed: int, count: int
+) -> list[Trial]:
+    """Episodes of an environment whose seed is the initial state, task by task."""
+    seeds = range(first_seed, first_seed + count)
+    return [Trial(seed, env.suite, task) for task in _tasks(env, task_ids) for seed in seeds]
+
+
+def benchmark_trials(
+    env: Environment,
+    task_ids: Sequence[int],
+    first_init_state: int,
+    count: int,
+    seeds: Sequence[int],
+) -> list[Trial]:
+    """Episodes from a benchmark's own initial states, each once per seed, task by task.
+
+    Raises:
+        ValueError: If it has not as many.
+    """
+    states = range(first_init_state, first_init_state + count)
+    if states.stop > (env.num_init_states or 0):
+        raise ValueError(
+            f"`first_init_state` and `trials` must stay within the {env.num_init_states} "
+            f"initial states, got {states.start} to {states.stop - 1}."
+        )
+    return [
+        Trial(seed, env.suite, task, state)
+        for task in _tasks(env, task_ids)
+        for seed in seeds
+        for state in states
+    ]
+
+
+def tuning_trials(
+    env: Environment, trials: Sequence[Trial], episodes: int, first: int | None
+) -> list[Trial]:
+    """Episodes to tune on, the tasks in turn; none begins as one of the evaluation does.
+
+    Args:
+        env: The environment.
+        trials: Of the evaluation, whose tasks they share.
+        episodes: At least as many, the same number of each task.
+        first: First seed or initial state; None: seed 5000, or the state after the evaluation's.
+
+    Raises:
+        ValueError: If there are not as many other initial states.
+    """
+    tasks = list(dict.fromkeys(trial.task_index for trial in trials))
+    used = {_start(trial) for trial in trials}
+    if first is None:
+        first = FIRST_TUNING_SEED if env.num_init_states is None else 1 + max(s for _, s in used)
+    starts = range(first, first - (-episodes // len(tasks)))
+    states = [
+        Trial(start, env.suite, task)
+        if env.num_init_states is None
+        else Trial(trials[0].seed, env.suite, task, start)
+        for start in starts
+        for task in tasks
+    ]
+    is_beyond = env.num_init_states is not None and starts.stop > env.num_init_states
+    if is_beyond or used & {_start(trial) for trial in states}:
+        raise ValueError(
+            f"Tuning needs {len(starts)} initial states of each task that are not evaluated, got "
+            f"{starts.start} to {starts.stop - 1}, of which some "
+            + (f"are beyond the last, {env.num_init_states - 1}" if is_beyond else "are evaluated")
+            + ". Choose `first_tuning_state`, or lower `tuning_episodes` or `trials`."
+        )
+    return states
+
+
+def _start(trial: Trial) -> tuple[int | None, int]:
+    return trial.task_index, trial.seed if trial.init_state is None else trial.init_state
+
+
+def _tasks(env: Environment, task_ids: Sequence[int]) -> Sequence[int | None]:
+    if env.num_tasks is None:
+        return [None]
+    if max(task_ids, default=0) >= env.num_tasks:
+        raise ValueError(
+            f"`task_ids` must be among the suite's {env.num_tasks}, 0 to {env.num_tasks - 1}, got "
+            f"{list(task_ids)}."
+        )
+    return task_ids or range(env.num_tasks)
