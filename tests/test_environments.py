@@ -2,6 +2,7 @@
 """Environments of others: evaluated by their gymnasium id, asked for what they have."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from test_recipes import recipe
 from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor
 from lawm_hf.arguments import parse_args
 from lawm_hf.evaluation.environments import ask_environment
+from lawm_hf.evaluation.execution import Execution, save_execution
 from lawm_hf.plugins import import_packages
 
 MINE = '''
@@ -148,6 +150,38 @@ def test_a_benchmark_is_asked_for_its_tasks_and_initial_states(policy, tmp_path)
     assert [e["is_success"] for e in episodes] == [False, True] * 6
     chosen = evaluate(policy, tmp_path / "other", *flags[:4], "--task_ids", "2", "--trials", "1")
     assert [(e["task_index"], e["init_state"]) for e in chosen] == [(2, 0)]
+
+
+def test_the_execution_is_learned_on_other_states_before_any_is_evaluated(policy, tmp_path):
+    mine = Path(shutil.copytree(policy, tmp_path / "mine"))
+    flags = ["--env", "mine/Benchmark-v0", "--trials", "2", "--tune_execution", "true"]
+    flags += ["--tuning_episodes", "6"]
+    evaluate(mine, tmp_path / "out", *flags, "--aggregation", "uniform")
+    record = json.loads((mine / "execution.json").read_text())
+    assert [s["init_state"] for s in record["states"]] == [2, 2, 3, 3, 4, 4]
+    assert [c["episodes"] for c in record["candidates"]] == [6, 6, 2][: len(record["candidates"])]
+    settings = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert settings["aggregation"] == record["aggregation"] == "none", "all are equal: the simplest"
+    tuning = tmp_path / "out" / "tuning"
+    played = {f: f.read_text() for f in tuning.glob("*/episodes.jsonl")}
+    assert len(played) == len(record["candidates"])
+    again = evaluate(mine, tmp_path / "out", *flags, "--resume", "true")
+    assert [e["init_state"] for e in again] == [0, 1] * 2
+    assert played == {f: f.read_text() for f in played}
+    module = recipe("evaluate")
+    elsewhere = module.EvaluateArgs(policy="me/policy")
+    with pytest.raises(ValueError, match="in the folder of the policy"):
+        module.tune(elsewhere, *[None] * 5)
+
+
+def test_evaluation_follows_the_policys_configuration(policy, tmp_path):
+    mine = Path(shutil.copytree(policy, tmp_path / "mine"))
+    save_execution(mine, Execution("uniform", 2), {}, {})
+    flags = ["--env", "mine/Dot-v0", "--episodes", "1"]
+    for own, told in (([], ("uniform", 2)), (["--n_action_steps", "3"], ("uniform", 3))):
+        evaluate(mine, tmp_path / "out", *flags, *own)
+        settings = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        assert (settings["aggregation"], settings["n_action_steps"]) == told
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,14 @@ def test_uniform_aggregation_averages_all_predictions_of_the_step():
     assert aggregator.next_action() == pytest.approx((12 + 21 + 30) / 3)
 
 
+def test_a_chunk_that_runs_out_between_two_calls_is_left_out_of_the_average():
+    aggregator, executed = ChunkAggregator("uniform", n_action_steps=2), []
+    for start in (0, 10):
+        aggregator.add(chunk(start))
+        executed += [aggregator.next_action().item(), aggregator.next_action().item()]
+    assert executed == [0, 1, (2 + 10) / 2, 11]
+
+
 def test_exponential_aggregation_favours_the_newest_chunk():
     aggregator = ChunkAggregator("exponential", decay=1.0)
     aggregator.add(chunk(0))

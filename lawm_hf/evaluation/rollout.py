@@ -63,12 +63,11 @@ class ChunkAggregator:
         self.check(chunk.shape[1])
         if self.aggregation == "none":
             self.chunks = []
-        horizon = chunk.shape[1]
-        self.chunks = [(t, c) for t, c in self.chunks if self.step - t < horizon]
         self.chunks.append((self.step, chunk))
 
     def next_action(self) -> np.ndarray:
         """Action of this step, `(B, A)`; advances the step."""
+        self.chunks = [(t, c) for t, c in self.chunks if self.step - t < c.shape[1]]
         ages = np.array([self.step - t for t, _ in self.chunks], dtype=float)
         actions = np.stack([c[:, self.step - t] for t, c in self.chunks])  # (chunks, B, A)
         weights = np.exp(-self.decay * ages) if self.aggregation == "exponential" else ages * 0 + 1
