@@ -107,7 +107,7 @@ def evaluate(
                 aggregation=args.aggregation,
                 n_action_steps=args.n_action_steps,
                 lockstep=min(args.lockstep, env.max_alive or args.lockstep),
-                on_step=videos.add_frame,
+                on_step=videos.add_frame if num_videos else None,
                 on_end=end,
             )
 

@@ -290,6 +290,23 @@ def test_actions_are_bounded_by_the_environment_not_by_one(monkeypatch):
     assert executed == [200, 200]
 
 
+def test_pictures_are_asked_for_when_the_policy_or_a_video_will_look(monkeypatch):
+    monkeypatch.setattr(rollout_module, "predict", lambda *a: np.zeros((1, 2, 1)))
+
+    class Drawn(CountingEnv):
+        draws_next = True
+
+        def step(self, action):
+            asked.append(self.draws_next)
+            return super().step(action)
+
+    for on_step, expected in ((None, [False, True] * 2), (lambda *_: None, [True] * 4)):
+        asked = []
+        options = {"n_action_steps": 2, "on_step": on_step}
+        rollout(Chunks(), None, Drawn, [Trial(3)], views=[], **options)
+        assert asked == expected
+
+
 def test_the_first_failures_become_videos(tmp_path):
     import av
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real LIBERO simulator: `pytest -m libero -n 0`, minutes without a GPU."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -99,6 +100,48 @@ def test_an_episode_depends_on_its_initial_state_and_seed_whatever_was_played_be
         for view in a["pixels"]:
             np.testing.assert_array_equal(a["pixels"][view], b["pixels"][view])
     assert np.abs(play(1, seed=5)[1] - places).max() > 1e-3, "another seed, other places"
+
+
+@pytest.mark.parametrize(("suite", "task"), [("libero_object", 0), ("libero_spatial", 4)])
+def test_what_is_saved_in_simulating_changes_no_bit_of_states_and_pictures(
+    suite, task, monkeypatch
+):
+    """Against robosuite's own way, with contacts, closing fingers and two episodes."""
+    from lawm_hf.envs.libero import env as module
+
+    def play(draws_every: int) -> list[dict]:
+        env, seen = LiberoEnv(suite, task, image_size=32, fast_rendering=True), []
+        for seed in (0, 1):
+            generator = np.random.RandomState(seed)
+            observation = env.reset(seed=seed)[0]
+            for step in range(40):
+                world = env.simulator.sim
+                physics = [world.get_state().flatten(), world.data.qacc.copy()]
+                # Where nothing was drawn the pictures are old, and nobody looks.
+                pixels = observation["pixels"] if step % draws_every == 0 else {}
+                seen.append({"state": observation["agent_pos"], "physics": physics, **pixels})
+                env.draws_next = (step + 1) % draws_every == 0
+                down = np.array([0, 0, -0.8, 0, 0, 0, (-1) ** (step // 10)])
+                observation = env.step(down + 0.5 * generator.uniform(-1, 1, 7))[0]
+        env.close()
+        return seen
+
+    ours, blind = play(1), play(4)
+
+    class Plain:
+        """Does what is asked, each time."""
+
+        def __init__(self, *_):
+            self.draws = True
+
+        stepping = staticmethod(contextlib.nullcontext)
+
+    monkeypatch.setattr(module, "Economy", Plain)
+    plain = play(1)
+    for played in (ours, blind):
+        for expected, got in zip(plain, played, strict=True):
+            for name in got:
+                np.testing.assert_array_equal(got[name], expected[name])
 
 
 def test_the_expert_succeeds_and_the_initial_state_is_checked(env):

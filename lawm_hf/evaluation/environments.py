@@ -16,6 +16,7 @@ It may have, as attributes, which an evaluation follows:
 - `num_init_states`: those of a task; `reset` then takes `options={"init_state": index}`;
 - `max_alive`: how many may live in a process at once;
 - `any_image_size`: True if `image_size` changes nothing but detail: then it is the policy's;
+- `draws_next`: set to False before a step whose pictures nobody will look at;
 - `metadata["render_fps"]`: steps in a second, of videos.
 """
 

@@ -194,7 +194,9 @@ def _play(
             _check_finite(chunks, policy)
             aggregator.add(chunks)
         actions = aggregator.next_action().clip(low, high).astype(np.float32)
+        is_seen = on_step is not None or aggregator.needs_chunk
         for i in list(alive):
+            _tell(envs[i], "draws_next", is_seen)
             observations[i], _, terminated, truncated, info = envs[i].step(actions[i])
             if terminated or truncated:
                 if "is_success" not in info:
@@ -219,6 +221,14 @@ def ask(env: Any, name: str, default: Any = None) -> Any:
     while not hasattr(env, name) and hasattr(env, "env"):
         env = env.env
     return getattr(env, name, default)
+
+
+def _tell(env: Any, name: str, value: Any) -> None:
+    """Set an attribute where `ask` finds it, if it does."""
+    while not hasattr(type(env), name) and hasattr(env, "env"):
+        env = env.env
+    if hasattr(type(env), name):
+        setattr(env, name, value)
 
 
 def _instruction(env: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ..actions import checked_action
 from .meshes import simplify_rendering
 from .setup import prepare_libero
+from .stepping import Economy
 
 # Steps after which an episode is given up: LeRobot's. OpenVLA's differ in one: libero_spatial 220.
 SUITES = {
@@ -53,6 +54,8 @@ class LiberoEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
     max_alive = 1  # A second render context beside the first fails.
+    # Whether the next step's pictures are drawn; if not, it returns what was drawn last.
+    draws_next = True
 
     def __init__(
         self,
@@ -127,18 +130,19 @@ class LiberoEnv(gymnasium.Env):
                 f"{self.suite}, 0 to {self.num_init_states - 1}, got {index}."
             )
         self.simulator.seed(seed % 2**32)
+        self._economy.draws = False
         self.simulator.reset()
         self.simulator.set_init_state(self._init_states[index])
         for robot in self.simulator.robots:  # Only this survives a reset that rebuilds nothing.
             robot.gripper.current_action = np.zeros(robot.gripper.dof)
-        for _ in range(_SETTLE_STEPS):
-            self._raw = self.simulator.step(_SETTLE_ACTION)[0]
+        for number in range(_SETTLE_STEPS):
+            self._execute(_SETTLE_ACTION, number == _SETTLE_STEPS - 1)
         self._steps = 0
         return self._observation(), {"is_success": False, "init_state": index, "seed": seed}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Execute one action `(7,)`, clipped to [-1, 1]."""
-        self._raw = self.simulator.step(checked_action(action))[0]
+        self._execute(checked_action(action), self.draws_next)
         is_success = bool(self.simulator.check_success())
         self._steps += 1
         is_over = self._steps >= self._max_episode_steps
@@ -154,6 +158,12 @@ class LiberoEnv(gymnasium.Env):
         if self._simulator is not None:
             self._simulator.close()
             self._simulator = None
+
+    def _execute(self, action: np.ndarray, draws: bool) -> None:
+        self._economy.draws = draws
+        with self._economy.stepping():
+            self._raw = self.simulator.step(action)[0]
+        self._economy.draws = True
 
     def _build(self) -> Any:
         from libero.libero import get_libero_path
@@ -177,6 +187,7 @@ class LiberoEnv(gymnasium.Env):
             context = simulator.sim._render_context_offscreen
             context.con.free()
             context._set_mujoco_context_and_buffers()
+        self._economy = Economy(simulator.env, list(VIEWS.values()))
         return simulator
 
     def _observation(self) -> dict[str, Any]:
