@@ -116,7 +116,7 @@ def test_what_is_saved_in_simulating_changes_no_bit_of_states_and_pictures(
             observation = env.reset(seed=seed)[0]
             for step in range(40):
                 world = env.simulator.sim
-                physics = [world.get_state().flatten(), world.data.qacc.copy()]
+                physics = np.concatenate([world.get_state().flatten(), world.data.qacc])
                 # Where nothing was drawn the pictures are old, and nobody looks.
                 pixels = observation["pixels"] if step % draws_every == 0 else {}
                 seen.append({"state": observation["agent_pos"], "physics": physics, **pixels})
