@@ -36,18 +36,23 @@ from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.models.configuration_dreamer import DreamerV3Config
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
 from lawm_hf.models.modeling_pretraining import LAWMForPretraining
-from lawm_hf.training import parameter_groups
+from lawm_hf.training import clip_norm, parameter_groups
 
 Side = Callable[[], object]
 
 
-def update(modules: list[nn.Module], optimizers: list, loss: Callable[[], Tensor]) -> Side:
+def update(
+    modules: list[nn.Module],
+    optimizers: list,
+    loss: Callable[[], Tensor],
+    clip: Callable = nn.utils.clip_grad_norm_,
+) -> Side:
     """One update: gradient, clipping of each module, optimisers."""
 
     def step() -> None:
         loss().backward()
         for module in modules:
-            nn.utils.clip_grad_norm_(module.parameters(), 100.0)
+            clip(module.parameters(), 100.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -56,9 +61,10 @@ def update(modules: list[nn.Module], optimizers: list, loss: Callable[[], Tensor
 
 
 def our_update(model: nn.Module, modules: list[nn.Module], loss: Callable[[], Tensor]) -> Side:
-    """`update` with the optimiser of the recipes."""
+    """`update` with the optimiser and the clipping of the recipes."""
     groups = parameter_groups(model, 1e-5, 1e-4, {})
-    return update(modules, [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)], loss)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    return update(modules, [optimizer], loss, clip_norm)
 
 
 def paper_batch(batch_size: int) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from lawm_hf.plugins import import_recorded
 from lawm_hf.training import (
     AveragedWeights,
     FocusedLoader,
+    clip_norm,
     freeze_unused,
     load_checkpoint,
     make_accelerator,
@@ -181,7 +182,8 @@ def main(args: FinetuneArgs) -> Outcome | None:
                 log.add({"loss": outputs.loss})
                 accelerator.backward(outputs.loss)
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    accelerator.unscale_gradients()
+                    norm = clip_norm(model.parameters(), args.max_grad_norm)
                     log.add({"grad_policy": norm})
                 optimizer.step()
                 if accelerator.sync_gradients:

@@ -264,13 +264,13 @@ def outcome(args: PretrainArgs, health: LatentHealth | None) -> Outcome:
 def clip(accelerator: Accelerator, model, args: PretrainArgs) -> dict[str, torch.Tensor]:
     """Clip policy and world model apart: their gradient norms differ by orders of magnitude."""
     model = accelerator.unwrap_model(model)
+    accelerator.unscale_gradients()
     if args.objective == "supervised":
-        return {"grad_policy": accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)}
+        return {"grad_policy": clip_norm(model.parameters(), args.max_grad_norm)}
     world = model.world_model.parameters()
     rest = (p for name, p in model.named_parameters() if not name.startswith("world_model."))
     return {
-        "grad_policy": accelerator.clip_grad_norm_(rest, args.max_grad_norm),
-        # Not Accelerate's: it unscales fp16 gradients at each call, which may be done once.
+        "grad_policy": clip_norm(rest, args.max_grad_norm),
         "grad_world_model": clip_norm(world, args.world_model_max_grad_norm),
     }
 

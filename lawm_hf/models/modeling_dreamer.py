@@ -32,6 +32,7 @@ from .modeling_outputs import (
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 from .sharing_lawm import SharedOnHub  # noqa: F401
+from .strided_conv import UpConv  # noqa: F401
 
 
 class DreamerV3WorldModel(LAWMWorldModel):

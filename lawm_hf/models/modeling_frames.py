@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .configuration_dreamer import DreamerV3Config
 from .scan_linear import BlockLinear, ScanLinear
+from .strided_conv import DownConv, UpConv
 
 NORM_EPS = 1e-3  # DreamerV3
 NUM_CHANNELS = 3
@@ -52,7 +53,7 @@ class FrameLayers(nn.Sequential):
     def _run(self, x: Tensor, *skips: Tensor) -> Tensor:
         waiting = iter(skips)
         for layer in self:
-            if skips and isinstance(layer, nn.ConvTranspose2d):
+            if skips and isinstance(layer, UpConv):
                 x = torch.cat([x, next(waiting)], 1)
             x = layer(x)
         return x
@@ -67,7 +68,7 @@ class FrameEncoder(nn.Module):
         for stage in range(config.num_stages):
             out = config.depth << stage
             layers += [
-                nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False),
+                DownConv(channels, out, 4),
                 ChannelNorm(out),
                 nn.SiLU(),
             ]
@@ -110,15 +111,7 @@ class FrameDecoder(nn.Module):
             if config.decoder_skips:
                 channels += config.depth << stage
             out = num_drawn if is_last else config.depth << (stage - 1)
-            layers.append(
-                nn.ConvTranspose2d(
-                    *(channels, out, kernel),
-                    stride=2,
-                    padding=(kernel - 1) // 2,
-                    output_padding=kernel - 4,
-                    bias=is_last,
-                )
-            )
+            layers.append(UpConv(channels, out, kernel, bias=is_last))
             if not is_last:
                 layers += [ChannelNorm(out), nn.SiLU()]
             channels = out

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import AutoModel
 
 
@@ -112,8 +112,15 @@ def whole_model(accelerator: Accelerator, model: nn.Module) -> Any:
 
 
 def clip_norm(parameters: Any, max_norm: float) -> Tensor:
-    """Clip the gradients to a norm that they have together, sharded or not; returns it."""
-    norm = clip_grad_norm_(parameters, max_norm)
+    """Clip the gradients to a norm that they have together, sharded or not; returns it.
+
+    As `torch.nn.utils.clip_grad_norm_`, but on a CPU, where looking at the norm waits for nothing,
+    gradients that need no clipping are not multiplied by 1: that is reading and writing them all.
+    """
+    parameters = list(parameters)
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm.device.type != "cpu" or not norm + 1e-6 <= max_norm:
+        clip_grads_with_norm_(parameters, max_norm, norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
