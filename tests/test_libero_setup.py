@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,6 +138,7 @@ def test_a_reset_says_which_seed_repeats_it(no_simulator):
         step=lambda action: (raw, 0.0, False, {}),
         robots=[],
     )
+    env._economy = SimpleNamespace(draws=True, stepping=nullcontext)
     _, info = env.reset(options={"init_state": 7})
     assert info["init_state"] == 7
     assert calls == [info["seed"], "reset", "state"], "fixtures are drawn in the simulator's reset"
@@ -295,7 +297,8 @@ class FakeEnv:
 
 def test_a_half_done_evaluation_plays_only_what_is_missing(tmp_path, monkeypatch):
     module = recipe("evaluate")
-    config = SimpleNamespace(chunk_size=2, action_size=7, image_size=8)
+    sizes = {"chunk_size": 2, "action_size": 7, "image_size": 8}
+    config = SimpleNamespace(**sizes, aggregation="none", n_action_steps=1)
     policy = SimpleNamespace(config=config, eval=lambda: None)
     rollout = importlib.import_module("lawm_hf.evaluation.rollout")
     monkeypatch.setattr(rollout, "predict", lambda *a: np.zeros((1, 2, 7)))
