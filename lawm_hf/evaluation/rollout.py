@@ -148,16 +148,16 @@ def rollout(
     """
     if lockstep < 1:
         raise ValueError(f"`lockstep` must be at least 1 environment, got {lockstep}.")
-    aggregation = policy.config.aggregation if aggregation is None else aggregation
-    n_action_steps = policy.config.n_action_steps if n_action_steps is None else n_action_steps
-    ChunkAggregator(aggregation, n_action_steps).check(policy.config.chunk_size)
+    how: Aggregation = policy.config.aggregation if aggregation is None else aggregation
+    steps: int = policy.config.n_action_steps if n_action_steps is None else n_action_steps
+    ChunkAggregator(how, steps).check(policy.config.chunk_size)
     policy.eval()
     results: list[EpisodeResult] = []
     envs = [make_env() for _ in range(min(lockstep, len(trials)))]
     try:
         for start in range(0, len(trials), max(len(envs), 1)):
             group = list(trials[start : start + len(envs)])
-            options = (aggregation, n_action_steps, on_step, on_end)
+            options = (how, steps, on_step, on_end)
             results += _play(policy, processor, envs, group, views, *options)
     finally:
         for env in envs:

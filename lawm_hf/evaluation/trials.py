@@ -69,12 +69,13 @@ def tuning_trials(
         for start in starts
         for task in tasks
     ]
-    is_beyond = env.num_init_states is not None and starts.stop > env.num_init_states
+    last = None if env.num_init_states is None else env.num_init_states - 1
+    is_beyond = last is not None and starts[-1] > last
     if is_beyond or used & {_start(trial) for trial in states}:
         raise ValueError(
             f"Tuning needs {len(starts)} initial states of each task that are not evaluated, got "
             f"{starts.start} to {starts.stop - 1}, of which some "
-            + (f"are beyond the last, {env.num_init_states - 1}" if is_beyond else "are evaluated")
+            + (f"are beyond the last, {last}" if is_beyond else "are evaluated")
             + ". Choose `first_tuning_state`, or lower `tuning_episodes` or `trials`."
         )
     return states

@@ -65,5 +65,6 @@ class Economy:
                 return draw(cache)
             return observable._current_observed_value
 
-        sensor.__modality__ = draw.__modality__
+        # robosuite marks its sensors so.
+        setattr(sensor, "__modality__", getattr(draw, "__modality__"))  # noqa: B009, B010
         return sensor
