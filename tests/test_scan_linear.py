@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lawm_hf.models import scan_linear
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
+from lawm_hf.models.scan_linear import ScanLinear, for_scan
 
 
 @pytest.fixture
@@ -62,6 +63,31 @@ def test_deferred_gradients_survive_partial_and_repeated_backward_passes(monkeyp
     deferred = run()
     monkeypatch.setattr(scan_linear, "_can_defer", lambda *_, **__: False)
     assert_same_gradients(deferred, run())
+
+
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_a_product_in_blocks_of_rows_is_the_product(batch_size, monkeypatch):
+    """As it is for large matrices, with blocks of 16 rows and of 32."""
+    layer = ScanLinear(7, 96)
+    inputs = [torch.randn(batch_size, 7, requires_grad=True) for _ in range(3)]
+    addends = torch.randn(3, batch_size, 96, requires_grad=True)
+    results = []
+    for is_tall in (True, False):
+        monkeypatch.setattr(scan_linear, "_is_tall", lambda *_, is_tall=is_tall: is_tall)
+        step = for_scan(layer, addends)
+        out = torch.stack([step(x) for x in inputs])
+        gradients = torch.autograd.grad(out.square().sum(), [*inputs, addends, layer.weight])
+        results.append([out, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_large_matrices_in_float32_go_in_blocks(dtype):
+    weight = torch.empty(1 << 12, 1 << 11, dtype=dtype)
+    assert scan_linear._is_tall(weight, torch.empty(48, 1 << 11)) == (dtype == torch.float32)
+    assert not scan_linear._is_tall(weight, torch.empty(49, 1 << 11))
+    assert not scan_linear._is_tall(weight[:-32], torch.empty(8, 1 << 11))
 
 
 def test_gradients_are_the_same_under_ddp_and_fsdp(process_group):

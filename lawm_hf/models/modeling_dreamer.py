@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .configuration_dreamer import DreamerV3Config
 from .images_lawm import send
 
-# Not used here, like the last one: remote code of a folder is loaded with direct imports only.
+# Not used here, nor is `SharedOnHub`: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
@@ -32,7 +32,7 @@ from .modeling_outputs import (
 from .modeling_rssm import RSSM, RSSMState, categorical_kl
 from .scan_linear import BlockLinear, ScanLinear
 from .sharing_lawm import SharedOnHub  # noqa: F401
-from .strided_conv import UpConv  # noqa: F401
+from .strided_conv import DownConv, UpConv
 
 
 class DreamerV3WorldModel(LAWMWorldModel):
@@ -259,7 +259,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
         """Truncated normal of variance 2 / (fan in + fan out), as DreamerV3 (2023)."""
         if isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
-        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        elif isinstance(module, DownConv | UpConv):
             taps = module.kernel_size[0] * module.kernel_size[1]
             fans = taps * (module.in_channels + module.out_channels)
             # Residual decoding starts near a copy of the first frame, plain decoding near mid-grey:

@@ -55,8 +55,8 @@ class _TallProduct(torch.autograd.Function):
     def forward(ctx: Any, addend: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         blocks = _row_blocks(weight, len(x))  # (R, rows, in)
         ctx.save_for_backward(blocks)
-        drawn = torch.bmm(x.expand(len(blocks), *x.shape), blocks.transpose(1, 2))
-        return _join(drawn) + addend
+        product = torch.bmm(x.expand(len(blocks), *x.shape), blocks.transpose(1, 2))
+        return _join(product) + addend
 
     @staticmethod
     @once_differentiable
