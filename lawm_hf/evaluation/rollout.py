@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..data.images import decode_image
 from ..models import LAWMPolicy, LAWMProcessor
+from ..models.configuration_lawm import Aggregation
 from .results import EpisodeResult, Trial
-
-Aggregation = Literal["uniform", "exponential", "none"]
 
 
 class ChunkAggregator:

@@ -11,6 +11,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 logger = logging.getLogger(__name__)
 
+Aggregation = Literal["uniform", "exponential", "none"]  # of overlapping chunks
+
 # Keys that are not fields of ours but may stand in a `config.json` all the same: what transformers
 # adds when it saves or loads, and what LeRobot adds to a folder that both libraries read.
 _TRANSFORMERS_KEYS = {
@@ -110,7 +112,7 @@ class LAWMPolicyConfig(StrictConfig):
     image_size: int = 128
     num_views: int = 2
     latent_norm: Literal["batch", "none"] = "none"
-    aggregation: Literal["none", "uniform", "exponential"] = "none"
+    aggregation: Aggregation = "none"
     n_action_steps: int = 1
 
     def processor_options(self) -> dict[str, Any]:
