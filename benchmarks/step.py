@@ -5,6 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/step.py --rows joint --peer-path CLONE   # 10 GiB
     OMP_NUM_THREADS=1 python benchmarks/step.py --rows joint --peer-path CLONE --tuned
     OMP_NUM_THREADS=1 python benchmarks/step.py --rows tabletop --before OTHER_CHECKOUT
+    OMP_NUM_THREADS=1 python benchmarks/step.py --rows joint --before OTHER_CHECKOUT --tuned
 
 Rows: `joint`, BAKU and the world model "50m" as the authors build it, two views of 128 pixels, 10
 latent actions; `default`, the same with our architecture of that name, which is smaller and says
@@ -13,7 +14,8 @@ so; `chunk`, one chunk of actions from two views; `tabletop` and `finetune`, the
 All sides run in one process, in turn A B B A; reported are medians and the range of the ratios of
 each round. The bound is measured in the same run: operations at the rates of large products and
 convolutions, and 28 bytes per parameter for AdamW at the rate of a copy. `--tuned` gives all sides
-the settings of the recipes (`tune_cpu`); an allocator is for `LD_PRELOAD`. One JSON line per side.
+the settings of the recipes (`tune_cpu`); with `--before` this checkout always has them, and the
+other one with `--tuned`. An allocator is for `LD_PRELOAD`. One JSON line per side.
 """
 
 import argparse
@@ -31,12 +33,12 @@ from common import report as print_line
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lawm_hf import training
 from lawm_hf.models import BakuConfig, BakuPolicy, LAWMProcessor
 from lawm_hf.models.auto_lawm import new_objective, new_policy, new_world_model
 from lawm_hf.models.configuration_dreamer import DreamerV3Config
 from lawm_hf.models.modeling_dreamer import DreamerV3WorldModel
 from lawm_hf.models.modeling_pretraining import LAWMForPretraining
-from lawm_hf.training import clip_norm, parameter_groups
 
 Side = Callable[[], object]
 
@@ -62,9 +64,11 @@ def update(
 
 def our_update(model: nn.Module, modules: list[nn.Module], loss: Callable[[], Tensor]) -> Side:
     """`update` with the optimiser and the clipping of the recipes."""
-    groups = parameter_groups(model, 1e-5, 1e-4, {})
+    groups = training.parameter_groups(model, 1e-5, 1e-4, {})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
-    return update(modules, [optimizer], loss, clip_norm)
+    # A checkout of before it was written clips as torch does.
+    clip = getattr(training, "clip_norm", nn.utils.clip_grad_norm_)
+    return update(modules, [optimizer], loss, clip)
 
 
 def paper_batch(batch_size: int) -> dict[str, Tensor]:
@@ -221,7 +225,7 @@ def before_and_now(args: argparse.Namespace, row: str) -> None:
         order = [("before", args.before), ("now", here)]
         for name, checkout in order if r % 2 else reversed(order):
             command = [sys.executable, __file__, "--rows", row, "--rounds", "8"]
-            command += ["--tuned"] if name == "now" else []
+            command += ["--tuned"] if args.tuned or name == "now" else []
             done = subprocess.run(
                 command,
                 env=os.environ | {"PYTHONPATH": str(checkout)},
