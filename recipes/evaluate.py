@@ -42,18 +42,26 @@ from lawm_hf.evaluation.environments import Environment, ask_environment, keep_s
 from lawm_hf.evaluation.execution import (
     Execution,
     candidates,
+    check_tunable,
     describe_execution,
     learn_execution,
+    learned_execution,
     save_execution,
 )
 from lawm_hf.evaluation.results import EpisodeResult, FailureVideos, Trial
 from lawm_hf.evaluation.rollout import ChunkAggregator, fingerprint, rollout
-from lawm_hf.evaluation.trials import benchmark_trials, seeded_trials, tuning_trials
+from lawm_hf.evaluation.trials import (
+    benchmark_trials,
+    check_apart,
+    describe_record,
+    seeded_trials,
+    tuning_trials,
+)
 from lawm_hf.hub import add_results
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
 from lawm_hf.plugins import import_packages, import_recorded
 from lawm_hf.training import TrainingArgs, make_accelerator
-from lawm_hf.writing.atomic import unlock_folder
+from lawm_hf.writing.atomic import is_hub_copy, unlock_folder
 from lawm_hf.writing.executors import Task
 
 
@@ -124,8 +132,17 @@ def start(
     results.start_results(args.output_dir, settings, args.resume)
 
 
-def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> Outcome:
-    """Write and print the summary, and bring it to the policy's card."""
+def report(
+    args: EvaluateArgs, env: Environment, trials: list[Trial], record: dict[str, Any]
+) -> Outcome:
+    """Write and print the summary, and bring it to the policy's card.
+
+    Args:
+        args: Flags.
+        env: Where it was played.
+        trials: All of them.
+        record: See `learned_execution`.
+    """
     order = {trial: index for index, trial in enumerate(trials)}
     episodes = results.read_results(args.output_dir)
     episodes.sort(key=lambda result: order.get(result.trial, len(order)))
@@ -135,12 +152,14 @@ def report(args: EvaluateArgs, env: Environment, trials: list[Trial]) -> Outcome
     names += ["first_seed"] if env.num_init_states is None else ["first_init_state", "seeds"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {k: v for k, v in env_options(args).items() if k not in ("suite", "image_size")}
-    if args.tune_execution:
-        settings["execution"] = f"learned on {args.tuning_episodes} other states"
+    if record:
+        settings["execution"] = describe_record(record, env)
     add_results(args.policy, summary, args.env, env.suite, settings)
     text = results.describe(env.suite or args.env, summary)
-    following = [["push", args.policy, "USER/NAME"]] if Path(args.policy).is_dir() else []
-    return Outcome({"output_dir": args.output_dir} | summary, text, following)
+    is_own = Path(args.policy).is_dir() and not is_hub_copy(args.policy)
+    following = [["push", args.policy, "USER/NAME"]] if is_own else []
+    told = {name: getattr(args, name) for name in ("output_dir", "aggregation", "n_action_steps")}
+    return Outcome(told | summary, text, following)
 
 
 def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment, Accelerator]:
@@ -172,6 +191,11 @@ def play_share(options: dict[str, Any], trials: Sequence[Trial], num_videos: int
         unlock_folder(args.output_dir)
 
 
+def is_shared_out(args: EvaluateArgs) -> bool:
+    """Whether tasks play, and not this process."""
+    return args.executor != "local" or args.tasks > 1
+
+
 def share_out(args: EvaluateArgs, trials: list[Trial]) -> None:
     """Play the trials in shares, each a task."""
     # By its name in the package: other processes do not know this file as `__main__`.
@@ -201,7 +225,7 @@ def play(
     accelerator.wait_for_everyone()
     missing = results.missing_trials(trials, args.output_dir)
     accelerator.wait_for_everyone()  # Nobody writes before all have read.
-    if missing and (args.executor != "local" or args.tasks > 1):
+    if missing and is_shared_out(args):
         share_out(args, missing)
         results.gather_shares(args.output_dir)
     else:
@@ -218,16 +242,7 @@ def tune(
     accelerator: Accelerator,
     states: list[Trial],
 ) -> Execution:
-    """Learn the execution on tuning states, whose episodes `output_dir/tuning` keeps, and save it.
-
-    Raises:
-        ValueError: If the policy is not in a folder.
-    """
-    if not Path(args.policy).is_dir():
-        raise ValueError(
-            "What is tuned is saved in the folder of the policy, got the repository "
-            f"{args.policy!r}. Download it: hf download {args.policy} --local-dir FOLDER."
-        )
+    """Learn the execution on tuning states, whose episodes `output_dir/tuning` keeps; save it."""
     folder = Path(args.output_dir, "tuning")
     if accelerator.is_main_process and not args.resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -244,9 +259,10 @@ def tune(
             unlock_folder(own.output_dir)
         return [found[trial] for trial in trials]
 
-    chosen, solved = learn_execution(candidates(policy.config.chunk_size), states, try_out)
+    tried, in_tasks = candidates(policy.config.chunk_size), is_shared_out(args)
+    chosen, solved = learn_execution(tried, states, try_out, at_once=in_tasks)
     if accelerator.is_main_process:
-        told = {"env": args.env, "suite": env.suite, "env_options": env.options}
+        told = {"env": env.id, "suite": env.suite, "env_options": env.options}
         told |= {"policy_fingerprint": fingerprint(policy, processor)}
         told |= {"states": [{k: v for k, v in asdict(s).items() if k != "suite"} for s in states]}
         save_execution(args.policy, chosen, solved, told)
@@ -257,6 +273,8 @@ def tune(
 def main(args: EvaluateArgs) -> Outcome | None:
     """Play the episodes that are missing and report."""
     executor = args.make_executor()
+    if args.tune_execution:
+        check_tunable(args.policy, args.aggregation, args.n_action_steps)
     opened = policy, processor, env, accelerator = open_all(args)
     if (executor.kind != "local" or executor.tasks > 1) and accelerator.num_processes > 1:
         raise ValueError(
@@ -271,8 +289,13 @@ def main(args: EvaluateArgs) -> Outcome | None:
             with keep_simulator(env) as kept:
                 chosen = tune(args, policy, processor, kept, accelerator, states)
             args = replace(args, **asdict(chosen))
+        told = asdict(Execution(args.aggregation, args.n_action_steps))
+        told |= {"policy_fingerprint": fingerprint(policy, processor)}
+        record = learned_execution(args.policy, told)
+        if not args.tune_execution:
+            check_apart(record, env, trials)
         play(args, *opened, trials)
-        return report(args, env, trials) if accelerator.is_main_process else None
+        return report(args, env, trials, record) if accelerator.is_main_process else None
     finally:
         unlock_folder(args.output_dir)
 

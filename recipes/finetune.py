@@ -23,6 +23,7 @@ from lawm_hf.commands.finetune import FinetuneArgs
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.source import Source
 from lawm_hf.data.spec import parse_spec
+from lawm_hf.evaluation.execution import carry_execution
 from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
@@ -200,6 +201,7 @@ def main(args: FinetuneArgs) -> Outcome | None:
         ema.copy_to(policy.parameters())
     whole = whole_model(accelerator, model)
     if accelerator.is_main_process:
+        carry_execution(args.output_dir, whole.config, is_trained=first < args.steps)
         whole.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
     with told_only("The record of the run", AGAIN):

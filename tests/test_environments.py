@@ -156,7 +156,7 @@ def test_the_execution_is_learned_on_other_states_before_any_is_evaluated(policy
     mine = Path(shutil.copytree(policy, tmp_path / "mine"))
     flags = ["--env", "mine/Benchmark-v0", "--trials", "2", "--tune_execution", "true"]
     flags += ["--tuning_episodes", "6"]
-    evaluate(mine, tmp_path / "out", *flags, "--aggregation", "uniform")
+    evaluate(mine, tmp_path / "out", *flags)
     record = json.loads((mine / "execution.json").read_text())
     assert [s["init_state"] for s in record["states"]] == [2, 2, 3, 3, 4, 4]
     assert [c["episodes"] for c in record["candidates"]] == [6, 6, 2][: len(record["candidates"])]
@@ -168,10 +168,10 @@ def test_the_execution_is_learned_on_other_states_before_any_is_evaluated(policy
     again = evaluate(mine, tmp_path / "out", *flags, "--resume", "true")
     assert [e["init_state"] for e in again] == [0, 1] * 2
     assert played == {f: f.read_text() for f in played}
-    module = recipe("evaluate")
-    elsewhere = module.EvaluateArgs(policy="me/policy")
-    with pytest.raises(ValueError, match="in the folder of the policy"):
-        module.tune(elsewhere, *[None] * 5)
+    with pytest.raises(ValueError, match=r"got 3 such: \[2, 3, 4\]"):
+        evaluate(mine, tmp_path / "all", *flags[:2], "--trials", "5", "--seeds", "9")
+    with pytest.raises(ValueError, match="must not be given then, got 'uniform'"):
+        evaluate(mine, tmp_path / "all", *flags, "--aggregation", "uniform")
 
 
 def test_evaluation_follows_the_policys_configuration(policy, tmp_path):

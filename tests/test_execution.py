@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,21 +11,38 @@ import numpy as np
 import pytest
 import torch
 
+import lawm_hf
 from lawm_hf import BakuConfig, BakuPolicy, LAWMPolicy, LAWMProcessor
 from lawm_hf.evaluation.execution import (
     Execution,
     candidates,
+    carry_execution,
+    check_tunable,
     is_better,
     learn_execution,
+    learned_execution,
     save_execution,
 )
 from lawm_hf.evaluation.results import Trial
 from lawm_hf.evaluation.rollout import ChunkAggregator, rollout
-from lawm_hf.evaluation.trials import benchmark_trials, seeded_trials, tuning_trials
+from lawm_hf.evaluation.trials import (
+    benchmark_trials,
+    check_apart,
+    describe_record,
+    seeded_trials,
+    tuning_trials,
+)
+from lawm_hf.hub import write_card
+from lawm_hf.models.auto_lawm import new_policy
+from lawm_hf.writing import atomic
 
 rollout_module = importlib.import_module("lawm_hf.evaluation.rollout")
-TABLETOP = SimpleNamespace(suite="reach", num_tasks=None, num_init_states=None)
-LIBERO = SimpleNamespace(suite="libero_object", num_tasks=10, num_init_states=50)
+TABLETOP = SimpleNamespace(
+    id="lawm_hf/Tabletop-v0", suite="reach", num_tasks=None, num_init_states=None
+)
+LIBERO = SimpleNamespace(
+    id="lawm_hf/Libero-v0", suite="libero_object", num_tasks=10, num_init_states=50
+)
 NONE, BLIND, UNIFORM, EXPONENTIAL = candidates(10)
 
 
@@ -168,6 +186,96 @@ def test_by_default_liberos_tuning_states_are_10_to_19_where_nothing_is_recorded
 def test_tuning_on_what_is_evaluated_is_refused(env, trials, first, message):
     with pytest.raises(ValueError, match=message):
         tuning_trials(env, trials, 3, first)
+
+
+def learned(states, env="tabletop", suite="reach"):
+    told = [
+        {"seed": t.seed, "task_index": t.task_index, "init_state": t.init_state} for t in states
+    ]
+    return {"env": env, "suite": suite, "states": told}
+
+
+@pytest.mark.parametrize(
+    ("env", "first", "name"),
+    [
+        (TABLETOP, seeded_trials(TABLETOP, [], 5000, 6), "tabletop"),
+        (TABLETOP, seeded_trials(TABLETOP, [], 5000, 6), "lawm_hf/Tabletop-v0"),
+        (LIBERO, benchmark_trials(LIBERO, [3], 0, 1, [0]), "libero"),
+    ],
+)
+def test_nothing_is_evaluated_where_the_execution_was_learned_before(env, first, name):
+    """Whatever else has changed: the name of the environment, the seed, the number of episodes."""
+    record = learned(first, name, env.suite)
+    if env is TABLETOP:
+        tried = seeded_trials(TABLETOP, [], 4990, 11)
+        apart = seeded_trials(TABLETOP, [], 0, 5000)
+    else:
+        tried = benchmark_trials(LIBERO, [], 0, 50, [7])
+        apart = benchmark_trials(LIBERO, [0, 1, 2, 4], 0, 50, [0])
+    with pytest.raises(ValueError, match="not be those on which the policy's execution was learn"):
+        check_apart(record, env, tried)
+    check_apart(record, env, apart)
+    check_apart(record | {"suite": "other"}, env, tried)
+    check_apart({}, env, tried)
+    assert describe_record(record, env) == f"learned on {len(first)} other states"
+    assert "states of other" in describe_record(record | {"suite": "other"}, env)
+
+
+def test_what_cannot_be_saved_is_not_learned(tmp_path, monkeypatch):
+    commit = tmp_path / "models--me--policy" / "snapshots" / "0123"
+    commit.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(commit)
+    for folder, message in (
+        ("me/policy", "must be one, got 'me/policy'.*hf download me/policy --local-dir"),
+        (str(commit), "got the Hub's cache.*cp -rL"),
+        (str(tmp_path / "link"), "got the Hub's cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_tunable(folder, None, None)
+    assert not [*commit.iterdir()]
+    check_tunable(str(tmp_path), None, None)
+    assert [f.name for f in tmp_path.iterdir() if f.is_file()] == []
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(atomic, "write_bytes_atomic", refuse)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_tunable(str(tmp_path), None, None)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_fewer_states_than_could_decide_are_refused(number):
+    with pytest.raises(ValueError, match=f"at least 3 episodes, got {number}"):
+        learn_execution(candidates(10), [Trial(s) for s in range(number)], None)
+
+
+def test_what_was_learned_is_forgotten_with_the_weights_and_not_before(tmp_path):
+    folder = small_policy(tmp_path / "policy")
+    told = {"policy_fingerprint": "abc", "states": [{"seed": 1}]}
+    save_execution(folder, UNIFORM, {UNIFORM: [True]}, told)
+    played = {"aggregation": "uniform", "n_action_steps": 1, "policy_fingerprint": "abc"}
+    assert learned_execution(str(folder), played)["states"] == [{"seed": 1}]
+    assert not learned_execution(str(folder), played | {"policy_fingerprint": "other"})
+    assert not learned_execution(str(folder), played | {"aggregation": "none"})
+    config = BakuConfig.from_preset("tabletop")
+    carry_execution(folder, config, is_trained=False)  # a finished run, resumed
+    assert (config.aggregation, config.n_action_steps) == ("uniform", 1)
+    assert new_policy(str(folder)).config.aggregation == "none", "another policy begins with these"
+    config = BakuConfig.from_preset("tabletop")
+    (folder / "policy.onnx").touch()
+    with pytest.warns(UserWarning, match="policy.onnx.*export it again"):
+        carry_execution(folder, config, is_trained=True)
+    assert config.aggregation == "none"
+    assert not (folder / "execution.json").exists()
+
+
+def test_a_policy_says_on_its_card_what_was_learned_before_it_is_evaluated(tmp_path):
+    folder = tmp_path / "policy"
+    shutil.copytree(Path(lawm_hf.__file__).parent / "assets/tabletop/finetune", folder)
+    save_execution(folder, UNIFORM, {}, learned([Trial(s) for s in range(12)]))
+    assert "by `uniform, 1`" in (card := str(write_card(folder)))
+    assert "learned on 12 states of `reach`" in card
 
 
 def small_policy(folder: Path, **options) -> Path:

@@ -15,6 +15,7 @@ from test_baku import PATCH, RESNET
 from test_baku import TINY as TINY_BAKU
 from test_diffusion import TINY as TINY_DIFFUSION
 
+from lawm_hf.evaluation.rollout import ChunkAggregator
 from lawm_hf.hub import onnx_export
 from lawm_hf.models import (
     BakuConfig,
@@ -179,6 +180,24 @@ def test_onnx_runs_without_torch_as_the_page_shows(finetuned, tmp_path):
     scale = np.array([3, 1, 45])  # of the statistics above; the constant one is exact
     error = (np.array(json.loads(done.stdout.splitlines()[-1])) - expected) / scale
     assert np.abs(error).max() < 1e-4
+
+
+@pytest.mark.parametrize("how", ["none", "uniform", "exponential"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_without_torch_chunks_are_executed_as_everywhere(how, every):
+    (example,) = re.findall(r"```python\n(# Executes.*?)```", PAGE.read_text(), re.DOTALL)
+    drawn = np.random.default_rng(0).standard_normal((2, 9, 4, 3))  # episode, step, N, A
+    options = {"aggregation": how, "n_action_steps": every}
+    program = {"np": np, "json": json, "metadata": {"config": json.dumps(options)}}
+    program["act"] = lambda images, state, task: drawn[state]
+    exec(example, program)
+    for episode in range(2):
+        aggregator = ChunkAggregator(how, every)
+        for step in range(9):
+            if aggregator.needs_chunk:
+                aggregator.add(drawn[episode, step][None])
+            told = program["next_action"](step, None, (episode, step), "go")
+            np.testing.assert_allclose(told, aggregator.next_action()[0])
 
 
 @pytest.mark.slow

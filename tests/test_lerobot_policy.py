@@ -226,6 +226,20 @@ def test_a_latent_pretraining_run_starts_a_policy_for_another_robot(pretraining)
     )
 
 
+def test_options_given_beside_a_pretraining_run_hold_unless_they_change_its_weights(pretraining):
+    folder, pretrained = pretraining
+    options = {"aggregation": "uniform", "n_action_steps": 2, "dropout": 0.37}
+    policy = new_policy(pretrained_latent=str(folder), **options)
+    for config in (policy.config, policy.lawm.config):
+        assert {k: getattr(config, k) for k in options} == options
+    name = next(k for k in pretrained.state_dict() if "norm" not in k and "action" not in k)
+    assert policy.lawm.state_dict()[name].equal(pretrained.state_dict()[name])
+    with pytest.raises(ValueError, match=r"got other \['hidden_size'\] than in"):
+        new_policy(pretrained_latent=str(folder), hidden_size=64)
+    with pytest.raises(Exception, match="from 1 to `chunk_size` = 10, got 11"):
+        new_policy(pretrained_latent=str(folder), n_action_steps=11)
+
+
 @pytest.mark.parametrize(
     ("features", "state", "words"),
     [(5, 8, "'action': 5, 'state': 8"), (7, 6, "'action': 7, 'state': 6")],

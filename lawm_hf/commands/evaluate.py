@@ -66,7 +66,7 @@ class EvaluateArgs(TaskArgs):
         group="model",
     )
     tuning_episodes: int = arg(
-        30, "tuning states, shared evenly by the tasks", min=1, group="environment"
+        30, "tuning states, shared evenly by the tasks", min=3, group="environment"
     )
     first_tuning_state: int | None = arg(
         None,

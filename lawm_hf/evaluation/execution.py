@@ -9,13 +9,19 @@ unless the other solved states that it did not, by more than chance.
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..writing.atomic import read_json, write_text_atomic
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from ..models import LAWMPolicyConfig
+from ..models.configuration_lawm import EXECUTION
+from ..writing.atomic import check_writable, read_json, write_text_atomic
 from .results import Trial
 from .rollout import Aggregation
 
@@ -25,6 +31,7 @@ RULE = (
     "more and tosses of a coin would be as uneven at most one time in eight (one-sided sign test)."
 )
 RECORD = "execution.json"
+MIN_STATES = 3  # With fewer no candidate can win, whatever happens.
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def learn_execution(
     tried: Sequence[Execution],
     states: Sequence[Trial],
     play: Callable[[Execution, list[Trial]], list[bool]],
+    at_once: bool = False,
 ) -> tuple[Execution, dict[Execution, list[bool]]]:
     """Find the execution that suits a policy.
 
@@ -58,22 +66,27 @@ def learn_execution(
         tried: Candidates, the simplest first.
         states: Tuning states, their tasks in turn; each round has twice as many as the one before.
         play: Plays states of one task under a candidate and returns which were solved.
+        at_once: Let it play those of all tasks in one call: each call starts processes, while the
+            simulator of a task does not stay.
 
     Returns:
         The execution, and what each candidate solved, in the order in which it played.
 
     Raises:
-        ValueError: If there are no states.
+        ValueError: If there are too few states to tell two candidates apart.
     """
-    if not states:
-        raise ValueError("An execution is chosen by episodes. Give `tuning_episodes`.")
+    if len(states) < MIN_STATES:
+        raise ValueError(
+            f"An execution is chosen by at least {MIN_STATES} episodes, got {len(states)}: with "
+            "fewer the simplest always wins. Raise `tuning_episodes`."
+        )
     rounds = max(math.ceil(math.log2(len(tried))), 1)
     solved: dict[Execution, list[bool]] = {execution: [] for execution in tried}
     left, begin = list(tried), 0
     for number in range(1, rounds + 1):
         end = round(len(states) * (2**number - 1) / (2**rounds - 1))
         by_task = sorted(states[begin:end], key=lambda trial: trial.task_index or 0)
-        for _, trials in groupby(by_task, key=lambda trial: trial.task_index):
+        for _, trials in groupby(by_task, key=lambda trial: at_once or trial.task_index):
             together = list(trials)
             for execution in left:  # One after the other in one simulator.
                 solved[execution] += play(execution, together)
@@ -111,12 +124,80 @@ def save_execution(
         told: Where and on which states it was found.
     """
     folder = Path(folder)
+    _tell_export(folder)
     rows = [asdict(e) | {"successes": sum(s), "episodes": len(s)} for e, s in solved.items()]
     record = asdict(execution) | told | {"candidates": rows, "rule": RULE}
     write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
     config = read_json(folder / "config.json", dict) | asdict(execution)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_text_atomic(folder / "config.json", text)
+
+
+def check_tunable(policy: str, aggregation: str | None, n_action_steps: int | None) -> None:
+    """Before anything is opened: what is learned can be saved, and nobody else decides it.
+
+    Args:
+        policy: Folder, not a repository.
+        aggregation: Of a flag.
+        n_action_steps: Likewise.
+
+    Raises:
+        ValueError: If not.
+        OSError: If the folder cannot be written.
+    """
+    if aggregation is not None or n_action_steps is not None:
+        raise ValueError(
+            "`tune_execution` learns `aggregation` and `n_action_steps`, which must not be given "
+            f"then, got {aggregation!r} and {n_action_steps!r}. Leave out them or it."
+        )
+    if not Path(policy).is_dir():
+        raise ValueError(
+            "What is learned is saved in the policy's folder, so `policy` must be one, got "
+            f"{policy!r}. A repository: hf download {policy} --local-dir FOLDER."
+        )
+    check_writable(policy)
+
+
+def learned_execution(policy: str, played: dict[str, Any]) -> dict[str, Any]:
+    """How the execution of a policy was learned; empty if it was not, or not for these weights.
+
+    Args:
+        policy: Folder or Hub repository.
+        played: `aggregation`, `n_action_steps` and the `policy_fingerprint` of the weights.
+    """
+    path = Path(policy, RECORD)
+    if not Path(policy).is_dir():
+        try:
+            path = Path(hf_hub_download(policy, RECORD))
+        except (EntryNotFoundError, HfHubHTTPError, OSError):  # offline, too
+            return {}
+    record = read_json(path, dict) if path.is_file() else {}
+    is_it = all(record.get(name) == value for name, value in played.items())
+    return record if is_it and record.get("states") else {}
+
+
+def carry_execution(folder: str | Path, config: LAWMPolicyConfig, is_trained: bool) -> None:
+    """What was learned for a policy goes with its weights, before others are saved in their place.
+
+    Args:
+        folder: Of the policy.
+        config: To be saved; of the same weights, it gets what was learned for them.
+        is_trained: Whether they are new: they have to learn it anew.
+    """
+    path = Path(folder, RECORD)
+    if is_trained:
+        _tell_export(Path(folder))
+        path.unlink(missing_ok=True)
+    elif path.is_file():
+        config.update({k: v for k, v in read_json(path, dict).items() if k in EXECUTION})
+
+
+def _tell_export(folder: Path) -> None:
+    if (folder / "policy.onnx").exists():
+        warnings.warn(
+            f"{folder / 'policy.onnx'} was exported before and stays as it is: export it again.",
+            stacklevel=2,
+        )
 
 
 def describe_execution(chosen: Execution, solved: dict[Execution, list[bool]]) -> str:

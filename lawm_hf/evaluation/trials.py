@@ -2,6 +2,7 @@
 """Which episodes are played: those of an evaluation, and others to tune on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from .environments import Environment
 from .results import Trial
@@ -79,6 +80,46 @@ def tuning_trials(
             + ". Choose `first_tuning_state`, or lower `tuning_episodes` or `trials`."
         )
     return states
+
+
+def _is_learned_in(record: dict[str, Any], env: Environment) -> bool:
+    short = env.id.removeprefix("lawm_hf/").rpartition("-v")[0].lower()  # as a flag may name it
+    return record.get("env") in (env.id, short) and record.get("suite") == env.suite
+
+
+def describe_record(record: dict[str, Any], env: Environment) -> str:
+    """On how many states an execution was learned, and where, if elsewhere."""
+    is_here = _is_learned_in(record, env)
+    where = "other states" if is_here else f"states of {record['suite'] or record['env']}"
+    return f"learned on {len(record['states'])} {where}"
+
+
+def check_apart(record: dict[str, Any], env: Environment, trials: Sequence[Trial]) -> None:
+    """No success rate comes from the states on which the execution was learned.
+
+    Args:
+        record: Of `learned_execution`; empty if nothing was learned.
+        env: The environment.
+        trials: To evaluate.
+
+    Raises:
+        ValueError: If some of them begin as tuning states do.
+    """
+    if not _is_learned_in(record, env):
+        return
+    learned = {
+        (s["task_index"], s["seed"] if s["init_state"] is None else s["init_state"])
+        for s in record["states"]
+    }
+    both = sorted({state for task, state in map(_start, trials) if (task, state) in learned})
+    if both:
+        raise ValueError(
+            "Initial states that are evaluated must not be those on which the policy's execution "
+            f"was learned (its execution.json), got {len(both)} such: {both[:5]}"
+            f"{' ...' if len(both) > 5 else ''}. Choose others, by "
+            + ("`first_seed`" if env.num_init_states is None else "`first_init_state` or `trials`")
+            + ", or learn it on others: --tune_execution true --first_tuning_state N."
+        )
 
 
 def _start(trial: Trial) -> tuple[int | None, int]:

@@ -20,7 +20,7 @@ from transformers import AutoModel
 from ..models import LAWMPolicy, LAWMProcessor
 from ..models.configuration_lawm import LAWMWorldModelConfig
 from ..models.modeling_lawm import load_config
-from ..writing.atomic import read_json, write_text_atomic
+from ..writing.atomic import is_hub_copy, read_json, write_text_atomic
 from ..writing.text import get_logger
 from ..writing.yaml_file import read_yaml
 from .card import (
@@ -31,7 +31,7 @@ from .card import (
     diagnostics,
     licence_list,
 )
-from .text import escape, literal, plain
+from .text import code, escape, literal, plain
 
 logger = get_logger(__name__)
 
@@ -70,7 +70,10 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
         with torch.device("meta"):  # Sizes without weights.
             config = load_config(folder / "world_model", LAWMWorldModelConfig)
             world_model = AutoModel.from_config(config)
-    health = folder / "health.json"
+    health, learned = folder / "health.json", folder / "execution.json"
+    results = diagnostics(read_json(health, dict)) if health.exists() else ""
+    if learned.exists():
+        results = _execution(read_json(learned, dict))
     policy = LAWMPolicy.from_pretrained(parts)
     card = build_card(
         args,
@@ -80,7 +83,7 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
         record,
         repository,
         cameras=[k.split(".")[-1] for k in cameras if k != "observation.state"],
-        results=diagnostics(read_json(health, dict)) if health.exists() else "",
+        results=results,
     )
     _write(folder / "README.md", str(card), keep=True)
     data: Any = card.data
@@ -100,8 +103,8 @@ def add_results(
 ) -> None:
     """Add a success rate to the card of a policy; the same evaluation done before is replaced.
 
-    A policy on the Hub or without a card is left alone, and so is a card that is damaged or must
-    not be written: an evaluation does not fail for it.
+    A policy on the Hub, in its cache or without a card is left alone, and so is a card that is
+    damaged or must not be written: an evaluation does not fail for it.
 
     Args:
         folder: With the card, `README.md`.
@@ -119,7 +122,7 @@ def add_results(
             "the card stays as it was."
         )
     path = Path(folder) / "README.md"
-    if not path.is_file():
+    if not path.is_file() or is_hub_copy(folder):
         return
     low, high = summary["interval_95"]
     result = EvalResult(
@@ -200,6 +203,16 @@ def _write(path: Path, text: str, keep: bool = False) -> None:
         names = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in itertools.count(1))
         path.rename(next(name for name in names if not name.exists()))
     write_text_atomic(path, text)
+
+
+def _execution(record: dict[str, Any]) -> str:
+    """How chunks are executed, until an evaluation says it with its rate."""
+    how, where = f"{record['aggregation']}, {record['n_action_steps']}", record.get("suite")
+    return (
+        f"Chunks are executed by {code(how)} (aggregation, n_action_steps), learned on "
+        f"{len(record['states'])} states of {code(where or record['env'])}.\n\n"
+        "Success: not measured."
+    )
 
 
 def _repository(card: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..models import LAWMPolicy, LAWMProcessor
 from ..models.inference_lawm import capture, example_observation
-from ..writing.atomic import write_bytes_atomic
+from ..writing.atomic import check_writable, write_bytes_atomic
 
 TOLERANCE = 1e-4  # Of the policy's actions, which are in [-1, 1].
 
@@ -67,6 +67,8 @@ def export_onnx(
         )
     if out is None and not Path(folder).is_dir():
         raise ValueError(f"{str(folder)!r} is not a local folder: say with `--out` where to write.")
+    if out is None:
+        check_writable(folder)
     policy = LAWMPolicy.from_pretrained(folder).float().eval()
     if policy.config.num_task_tokens:
         raise ValueError(

@@ -125,8 +125,7 @@ class LeRobotLAWMConfig(PreTrainedConfig):
             return find_config_class(self.model_type, LAWMPolicyConfig, package)(**given)
         if self.pretrained_latent:
             config = load_config(self.pretrained_latent, LAWMPolicyConfig, subfolder="policy")
-            config.update({"latent_norm": "none"} | given)
-            return config
+            return type(config)(**(config.to_dict() | {"latent_norm": "none"} | given))
         return policy_config(self.policy_type, self.policy_preset, **given)
 
     def adopt(self, config: LAWMPolicyConfig) -> None:

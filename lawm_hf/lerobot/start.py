@@ -5,6 +5,7 @@
 its weights to another, with fresh layers where sizes differ.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import MODEL_MAPPING
 from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
 from ..models.auto_lawm import is_address
 from ..models.modeling_lawm import load_config
-from .configuration_lawm import LeRobotLAWMConfig
+from .configuration_lawm import LeRobotLAWMConfig, option_names
 
 _SIZES = ("action_size", "state_size", "num_views")
 
@@ -50,8 +51,7 @@ def new_policy(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
     """A fresh policy, or one with the weights of a folder and fresh layers for this robot."""
     options = config.to_transformers()
     if config.pretrained_latent:
-        sizes = {k: getattr(options, k) for k in _SIZES}
-        lawm = LAWMPolicy.from_latent_pretraining(config.pretrained_latent, **sizes)
+        lawm = _from_pretraining(config.pretrained_latent, options)
         processor = LAWMProcessor.from_pretrained(config.pretrained_latent, subfolder="processor")
         return lawm, processor
     if is_address(config.policy_type):
@@ -65,6 +65,22 @@ def new_policy(config: LeRobotLAWMConfig) -> tuple[LAWMPolicy, LAWMProcessor]:
         **options.processor_options(),
     )
     return policy_class(options), processor
+
+
+def _from_pretraining(folder: str, options: LAWMPolicyConfig) -> LAWMPolicy:
+    """The policy of a pretraining run for this robot, with options that leave its weights alone."""
+    saved = load_config(folder, LAWMPolicyConfig, subfolder="policy")
+    named = {f.name for f in fields(type(options))} & option_names() - {"latent_norm"}
+    changed = {k for k in named if getattr(saved, k) != getattr(options, k)}
+    saved.update({k: getattr(options, k) for k in _SIZES})
+    if _shapes(saved) != _shapes(options):
+        raise ValueError(
+            "A pretraining run must keep the shapes of its weights, got other "
+            f"{sorted(changed - {*_SIZES})} than in {folder!r}. Leave out what changes them, or "
+            "--policy.pretrained_latent."
+        )
+    told = {k: getattr(options, k) for k in changed}
+    return LAWMPolicy.from_latent_pretraining(folder, **told)
 
 
 def _for_another_robot(folder: str, options: LAWMPolicyConfig) -> LAWMPolicy:

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from .configuration_lawm import (
+    EXECUTION,
     LAWMPolicyConfig,
     LAWMWorldModelConfig,
     find_config_class,
@@ -78,7 +79,8 @@ def _config(name: str, base: Any, preset: str, options: dict[str, Any]) -> Any:
     if not is_address(name):
         return find_config_class(name, base).from_preset(preset, **options)
     config = load_config(name, base)
-    return type(config)(**(config.to_dict() | options))
+    own = {k: v for k, v in config.to_dict().items() if k not in EXECUTION}
+    return type(config)(**(own | options))
 
 
 def _model(name: str, base: Any, config: Any) -> Any:

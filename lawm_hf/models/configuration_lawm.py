@@ -12,6 +12,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 logger = logging.getLogger(__name__)
 
 Aggregation = Literal["uniform", "exponential", "none"]  # of overlapping chunks
+# How chunks are executed: right for the weights and the robot for which it was learned, no others.
+EXECUTION = frozenset({"aggregation", "n_action_steps"})
 
 # Keys that are not fields of ours but may stand in a `config.json` all the same: what transformers
 # adds when it saves or loads, and what LeRobot adds to a folder that both libraries read.

@@ -8,6 +8,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,28 @@ def sync_folder(folder: str | Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_hub_copy(folder: str | Path) -> bool:
+    """Whether a folder is a commit in huggingface_hub's cache: nothing may be written there."""
+    pairs = pairwise(Path(folder).resolve().parts)
+    return any(a.startswith("models--") and b == "snapshots" for a, b in pairs)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Find out before the work that its result could not be written.
+
+    Raises:
+        ValueError: If the folder is none of the user's.
+        OSError: If nothing can be written into it, with its name.
+    """
+    if is_hub_copy(folder):
+        raise ValueError(
+            f"{folder} must be a folder of yours, got the Hub's cache, which holds what was "
+            "downloaded and nothing else. Copy it, links followed: cp -rL FOLDER MINE."
+        )
+    write_bytes_atomic(Path(folder, ".writable"), b"")
+    Path(folder, ".writable").unlink()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
