@@ -68,12 +68,12 @@ def test_deferred_gradients_survive_partial_and_repeated_backward_passes(monkeyp
 @pytest.mark.parametrize("batch_size", [3, 20])
 def test_a_product_in_blocks_of_rows_is_the_product(batch_size, monkeypatch):
     """As it is for large matrices, with blocks of 16 rows and of 32."""
-    layer = ScanLinear(7, 96)
+    layer = ScanLinear(7, 256)
     inputs = [torch.randn(batch_size, 7, requires_grad=True) for _ in range(3)]
-    addends = torch.randn(3, batch_size, 96, requires_grad=True)
+    addends = torch.randn(3, batch_size, 256, requires_grad=True)
     results = []
     for is_tall in (True, False):
-        monkeypatch.setattr(scan_linear, "_is_tall", lambda *_, is_tall=is_tall: is_tall)
+        monkeypatch.setattr(scan_linear, "_is_tall", lambda *_, how=is_tall, **__: how)
         step = for_scan(layer, addends)
         out = torch.stack([step(x) for x in inputs])
         gradients = torch.autograd.grad(out.square().sum(), [*inputs, addends, layer.weight])
@@ -84,10 +84,11 @@ def test_a_product_in_blocks_of_rows_is_the_product(batch_size, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_large_matrices_in_float32_go_in_blocks(dtype):
-    weight = torch.empty(1 << 12, 1 << 11, dtype=dtype)
-    assert scan_linear._is_tall(weight, torch.empty(48, 1 << 11)) == (dtype == torch.float32)
-    assert not scan_linear._is_tall(weight, torch.empty(49, 1 << 11))
-    assert not scan_linear._is_tall(weight[:-32], torch.empty(8, 1 << 11))
+    rows = torch.empty(48, 1 << 11, dtype=dtype)
+    assert scan_linear._is_tall(rows, 1 << 12, most_rows=48) == (dtype == torch.float32)
+    assert not scan_linear._is_tall(rows, 1 << 12, most_rows=47)
+    assert not scan_linear._is_tall(rows, (1 << 12) - 128, most_rows=48)
+    assert not scan_linear._is_tall(rows, (1 << 12) + 32, most_rows=48)
 
 
 def test_gradients_are_the_same_under_ddp_and_fsdp(process_group):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions by gathered windows are torch's, whichever way they are computed."""
+"""Convolutions are torch's, whichever way they are computed."""
 
 import pytest
 import torch
@@ -56,3 +56,31 @@ def test_only_maps_of_four_pixels_with_many_channels_are_gathered():
     assert strided_conv._is_gathered(many, 4)
     assert not strided_conv._is_gathered(many, 8)
     assert not strided_conv._is_gathered(few, 4)
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_picture_drawn_by_children_is_a_transposed_convolution(kernel, dtype, monkeypatch):
+    of_inputs = torch.float32 if dtype == torch.bfloat16 else dtype  # autocast
+    layer = UpConv(6, 3, kernel, bias=True).to(of_inputs)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 6, 5, 7, dtype=of_inputs, requires_grad=True)
+    weights, results = torch.randn(2, 3, 10, 14), []
+    for is_cpu in (True, False):
+        monkeypatch.setattr(strided_conv, "_is_eager_cpu", lambda _, how=is_cpu: how)
+        with torch.autocast("cpu", dtype, enabled=dtype != of_inputs):
+            out = layer(x)
+        assert out.dtype == dtype
+        loss = (out * weights).sum()
+        results.append([out, *torch.autograd.grad(loss, [x, layer.weight, layer.bias])])
+    tolerance = 1e-10 if dtype == torch.float64 else 0.05
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_frozen_inputs_and_weights_of_a_drawn_picture_have_no_gradient():
+    layer = UpConv(6, 3, 4, bias=True)
+    layer.weight.requires_grad_(False)
+    layer(torch.randn(2, 6, 4, 4)).sum().backward()
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, torch.full((3,), 2.0 * 8 * 8))

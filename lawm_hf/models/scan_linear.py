@@ -39,7 +39,7 @@ class _DeferWeightGradient(torch.autograd.Function):
         assert len(ctx.inputs) == len(grad), "a scan must call its linear layer once per step"
         x, dy = torch.cat(ctx.inputs), grad.flatten(0, 1)  # (T*B, in), (T*B, out)
         if ctx.num_blocks is None:
-            return grad, dy.t() @ x, None
+            return grad, _sum_of_outer_products(dy, x), None
         x, dy = (_split(rows, ctx.num_blocks) for rows in (x, dy))
         return grad, x.transpose(1, 2) @ dy, None  # (G, in/G, out/G)
 
@@ -69,15 +69,22 @@ class _TallProduct(torch.autograd.Function):
         return grad, torch.addbmm(zero, _split(grad, len(blocks)), blocks), None
 
 
+def _sum_of_outer_products(dy: Tensor, x: Tensor) -> Tensor:
+    """`dy' x` of `(R, out)` and `(R, in)`; if they are few rows of a large matrix, in blocks."""
+    if not _is_tall(x, dy.shape[1], most_rows=128):
+        return dy.t() @ x
+    blocks = _split(dy, dy.shape[1] // 128)  # (G, R, 128)
+    return torch.bmm(blocks.transpose(1, 2), x.expand(len(blocks), *x.shape)).flatten(0, 1)
+
+
 def _row_blocks(weight: Tensor, batch_size: int) -> Tensor:
     return weight.unflatten(0, (-1, 16 if batch_size <= 16 else 32))
 
 
-def _is_tall(weight: Tensor, x: Tensor) -> bool:
-    """Whether `_TallProduct` pays: float32 on a CPU, a matrix of at least 32 MB, up to 48 rows."""
-    is_large = weight.numel() >= 1 << 23 and not len(weight) % 32
-    is_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return is_cpu and is_large and len(x) <= 48
+def _is_tall(x: Tensor, out_features: int, most_rows: int) -> bool:
+    """Whether blocks pay for few rows `x`: float32 on a CPU, a matrix of at least 32 MB."""
+    is_large = out_features * x.shape[1] >= 1 << 23 and not out_features % 128
+    return x.device.type == "cpu" and x.dtype == torch.float32 and is_large and len(x) <= most_rows
 
 
 class ScanLinear(nn.Linear):
@@ -145,7 +152,7 @@ def for_scan(layer: ScanLinear | BlockLinear, addends: Tensor) -> Callable[[Tens
         x = x.to(dtype)
         # Detached, or the list would tie the graph into a cycle that is never freed.
         inputs.append(x.detach())
-        if weight.dim() == 2 and _is_tall(weight, x):
+        if weight.dim() == 2 and _is_tall(x, len(weight), most_rows=48):
             return cast(Tensor, _TallProduct.apply(next(deferred), x, weight))
         if weight.dim() == 2:
             return torch.addmm(next(deferred), x, weight.t())
