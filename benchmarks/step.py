@@ -12,10 +12,11 @@ latent actions; `default`, the same with our architecture of that name, which is
 so; `chunk`, one chunk of actions from two views; `tabletop` and `finetune`, the README's commands.
 
 All sides run in one process, in turn A B B A; reported are medians and the range of the ratios of
-each round. The bound is measured in the same run: operations at the rates of large products and
-convolutions, and 28 bytes per parameter for AdamW at the rate of a copy. `--tuned` gives all sides
-the settings of the recipes (`tune_cpu`); with `--before` this checkout always has them, and the
-other one with `--tuned`. An allocator is for `LD_PRELOAD`. One JSON line per side.
+each round. The bound is measured in the same run: each product and convolution at the rate of a
+large one, or its bytes at the rate of a copy if that is longer, and 28 bytes per parameter for
+AdamW. `--tuned` gives all sides the settings of the recipes (`tune_cpu`); with `--before` this
+checkout always has them, and the other one with `--tuned`. An allocator is for `LD_PRELOAD`. One
+JSON line per side.
 """
 
 import argparse
@@ -27,11 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from common import conditions, cpu_ms, in_turn, ratios, spread
+from common import conditions, in_turn, ratios, spread
 from common import report as print_line
+from roofline import bound_ms, limits
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lawm_hf import training
 from lawm_hf.models import BakuConfig, BakuPolicy, LAWMProcessor
@@ -182,39 +182,6 @@ def tabletop_sides(is_finetuning: bool) -> dict[str, tuple]:
         return our_update(model, modules, loss), model
 
     return {"ours": side(is_bf16=False), "ours, bfloat16": side(is_bf16=True)}
-
-
-def limits() -> dict[str, float]:
-    """GFLOP/s of a large product and of a convolution, forward and backward; GB/s of a copy."""
-    found = {}
-    for name, dtype in (("", torch.float32), ("_bf16", torch.bfloat16)):
-        a = torch.randn(2048, 2048).to(dtype)
-        found[f"gemm{name}"] = 2 * 2048**3 / _best(lambda a=a: a @ a) / 1e6
-        x = torch.randn(16, 128, 32, 32).to(dtype).contiguous(memory_format=torch.channels_last)
-        x.requires_grad_()
-        w = torch.randn(128, 128, 3, 3).to(dtype).requires_grad_()
-        operations = 3 * 2 * 16 * 32 * 32 * 128 * 128 * 9
-        best = _best(lambda x=x, w=w: F.conv2d(x, w, padding=1).sum().backward())
-        found[f"conv{name}"] = operations / best / 1e6
-    a, b = torch.randn(2, 32 << 20)
-    found["copy_gb_s"] = 2 * a.numel() * 4 / _best(lambda: b.copy_(a)) / 1e6
-    return {name: round(value, 1) for name, value in found.items()}
-
-
-def _best(run: Callable[[], object]) -> float:
-    return min(cpu_ms(run) for _ in range(7))
-
-
-def bound_ms(side: Side, model: nn.Module, limit: dict[str, float], kind: str) -> float:
-    """Milliseconds an update would take at the rates of `limits`."""
-    with FlopCounterMode(display=False) as counter:
-        side()
-    counts = counter.get_flop_counts()["Global"]
-    conv = sum(n for op, n in counts.items() if "convolution" in str(op))
-    product = sum(counts.values()) - conv
-    moved = 28 * sum(p.numel() for p in model.parameters()) if model.training else 0
-    rates = limit[f"gemm{kind}"], limit[f"conv{kind}"], limit["copy_gb_s"]
-    return sum(n / rate / 1e6 for n, rate in zip((product, conv, moved), rates, strict=True))
 
 
 def before_and_now(args: argparse.Namespace, row: str) -> None:
