@@ -31,6 +31,7 @@ from lawm_hf.data.formats.bridge import load_pickle
 from lawm_hf.data.formats.libero import instruction, suite_tasks
 from lawm_hf.data.images import Video, scan_video
 from lawm_hf.data.source import merge_statistics, statistics
+from lawm_hf.data.window import DecodedClip
 
 FORMATS = [
     *("lerobot_v2.0", "lerobot_v2.1", "lerobot_v3.0", "lerobot_images", "ssv2", "wds", "folder"),
@@ -90,6 +91,24 @@ def test_several_windows_of_a_shared_decode_are_right_in_any_order(specs):
             last = 11 + index[1]
             stamps = [read_stamp(frame) for frame in frames]
             assert stamps == [(index[1], min(index[2] + k, last)) for k in range(4)]
+
+
+@pytest.mark.parametrize("wanted", [[4], [4, 5, 6], [9, 9], [8, 9, 9], [4, 6, 8], [5, 4], [2, 9]])
+def test_frames_that_lie_in_a_row_are_those_that_are_picked_one_by_one(wanted):
+    numbers = np.array([2, 4, 5, 6, 8, 9])
+    pixels = np.arange(len(numbers) * 12, dtype=np.uint8).reshape(-1, 3, 2, 2)
+    taken = DecodedClip({"front": (numbers, pixels)}, None, None).take("front", np.array(wanted))
+    assert np.array_equal(taken, pixels[[numbers.tolist().index(n) for n in wanted]])
+
+
+def test_what_is_written_into_a_sample_stays_out_of_the_next(specs):
+    dataset = load(specs["lerobot_v3.0"], WindowSpec(chunk_size=4, image_size=48, with_frames=True))
+    first = dataset[0]
+    kept = {key: first[key].clone() for key in ("images", "frames", "state")}
+    for key in kept:
+        first[key].fill_(7)
+    for key, value in kept.items():
+        assert torch.equal(dataset[0][key], value)
 
 
 def test_any_order_of_frames_is_right_where_the_codec_reorders_them(tmp_path):

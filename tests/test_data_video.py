@@ -95,6 +95,47 @@ def test_times_rounded_to_milliseconds_are_a_steady_rate(tmp_path):
     assert numbers(source) == list(range(24))
 
 
+def test_frames_are_those_that_the_scaler_draws_whatever_the_length_of_its_rows(tmp_path):
+    path = write(tmp_path / "push_it.mp4", stamped(0, 4))
+    times, keyframes, _ = scan_video(path)
+    with av.open(str(path)) as container:
+        wanted = [
+            frame.reformat(50, 50, "rgb24", interpolation="BILINEAR").to_ndarray()
+            for frame in container.decode(video=0)
+        ]  # 150 bytes a row, which the scaler fills up
+    read = Video(path, keyframes).read(times, 0, 50, "squash")
+    assert np.array_equal(read.transpose(0, 2, 3, 1), np.stack(wanted))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_video_is_read_rightly_after_a_time_that_it_does_not_have(tmp_path, is_known):
+    path = write(tmp_path / "push_it.mp4", stamped(0, 40))
+    times, keyframes, _ = scan_video(path)
+    video = Video(path, keyframes if is_known else None)
+    for missing in (times[-1] + 5 * times[1], times[20] + times[1] // 2):
+        with pytest.raises(BadClipError):
+            video.read(np.array([missing]), 0, 64, "squash")
+        for frame in (3, 21, 39):
+            (read,) = video.read(times[[frame]], 0, 64, "squash")
+            assert read_stamp(read)[1] == frame
+            with pytest.raises(BadClipError):
+                video.read(np.array([missing]), 0, 64, "squash")
+
+
+def test_frames_within_a_seeks_cost_of_the_beginning_are_decoded_without_one(tmp_path, monkeypatch):
+    path = write(tmp_path / "push_it.mp4", stamped(0, 40))  # a keyframe every 8 frames
+    times, keyframes, _ = scan_video(path)
+    seeks = []
+    seek = Video._seek
+    monkeypatch.setattr(Video, "_seek", lambda self, t: seeks.append(t) or seek(self, t))
+    for first, is_sought in ((0, False), (5, False), (30, True)):
+        seeks.clear()
+        video = Video(path, keyframes)
+        frames = video.read(times[first : first + 6], 0, 64, "squash")
+        assert [read_stamp(frame)[1] for frame in frames] == list(range(first, first + 6))
+        assert bool(seeks) == is_sought
+
+
 def numbered(path):
     """The stamped numbers that ffmpeg shows."""
     with av.open(str(path)) as container:

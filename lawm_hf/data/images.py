@@ -6,6 +6,7 @@ PyAV decodes: its wheels need no library of the system.
 
 import io
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -84,7 +85,7 @@ class Video:
         self.stream = _main_stream(self.container)
         # Many processes decode many small files: threads inside one decoder only cost.
         self.stream.codec_context.thread_count = 1
-        self.keyframes = keyframes
+        self.keyframes = None if keyframes is None else keyframes.tolist()
         self.seek_beyond = 0  # a gap longer than this, in units of time_base, is worth a seek
         # One for all frames: each would set up a scaler of its own otherwise.
         self._reformatter = VideoReformatter()
@@ -95,7 +96,8 @@ class Video:
         self._turn: tuple[bool, slice, slice] | None = None  # known from the first frame on
         self._colours: dict[str, int] = {}
         self._frames: Iterator[av.VideoFrame] | None = None
-        self._position: int | None = None  # presentation time of the last decoded frame
+        # Presentation time of the frame that was read last; None where the decoder may be anywhere.
+        self._position: int | None = None
 
     @property
     def time_base(self) -> float:
@@ -130,14 +132,13 @@ class Video:
         return out
 
     def _should_seek(self, time: int) -> bool:
-        if self._position is None:
-            return time > self._begin and (self.keyframes is None or len(self.keyframes) > 1)
-        if time <= self._position:
+        position = self._begin if self._frames is None else self._position
+        if position is None or (self._frames is not None and time <= position):
             return True
         if self.keyframes is not None:
-            last = np.searchsorted(self.keyframes, time, side="right") - 1
-            return bool(last >= 0 and self.keyframes[last] > self._position + self._seek_cost)
-        return time - self._position > self.seek_beyond
+            last = bisect_right(self.keyframes, time) - 1
+            return last >= 0 and self.keyframes[last] > position + self._seek_cost
+        return time - position > self.seek_beyond
 
     def _seek(self, time: int) -> None:
         """Begin to decode at a keyframe that is shown no later than `time`."""
@@ -158,16 +159,18 @@ class Video:
         self._position = None
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        codec = self.stream.codec_context.codec.canonical_name
+        context, container = self.stream.codec_context, self.container.format.name
+        codec = context.codec.canonical_name
         for packet in self.container.demux(self.stream):
-            if _has_hole(bytes(packet), codec, self.container.format.name):
+            if _has_hole(bytes(packet), codec, container):
                 raise BadClipError("a hole of zeros in the compressed video: fetch the file again")
-            yield from self.stream.codec_context.decode(packet)
+            yield from context.decode(packet)
 
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
         """The frame nearest to a time."""
         if self._frames is None:
             self._frames = self._decode()
+        self._position = None
         before: av.VideoFrame | None = None  # it may be nearer than the one after
         for frame in self._frames:
             pts = frame.pts
@@ -197,9 +200,12 @@ class Video:
         shown = (frame.height, frame.width) if lying else (frame.width, frame.height)
         width, height = fitted_size(*shown, size, resize)
         target = (height, width) if lying else (width, height)
-        fitted = self._reformatter.reformat(
+        scaled = self._reformatter.reformat(
             frame, *target, "rgb24", interpolation=_BILINEAR, **self._colours, **_ONE_THREAD
-        ).to_ndarray()
+        )
+        plane = scaled.planes[0]  # looked at where it lies: `to_ndarray` would copy it
+        shape, strides = (plane.height, plane.width, 3), (plane.line_size, 3, 1)
+        fitted = np.ndarray(shape, np.uint8, plane, strides=strides)
         return (fitted.transpose(1, 0, 2) if lying else fitted)[rows, columns]
 
 

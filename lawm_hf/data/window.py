@@ -223,15 +223,16 @@ class WindowReader:
 
     def sample(self, clip: int, start: int, decoded: "DecodedClip") -> Sample:
         """The window at frame `start`, out of decoded frames; see `lawm_hf.data`."""
-        window, size = self.window, self.window.image_size
-        images = np.zeros((len(self.views), 3, size, size), np.uint8)
-        view_mask = np.zeros(len(self.views), bool)
-        for v, camera in enumerate(self.views):
-            if camera in decoded.frames:
-                images[v], view_mask[v] = decoded.take(camera, np.array([start]))[0], True
+        window, size, at = self.window, self.window.image_size, np.array([start])
+        images = [
+            decoded.take(camera, at)
+            if camera in decoded.frames
+            else np.zeros((1, 3, size, size), np.uint8)
+            for camera in self.views
+        ]
         sample: Sample = {
-            "images": images,
-            "view_mask": view_mask,
+            "images": images[0] if len(images) == 1 else np.concatenate(images),
+            "view_mask": np.array([camera in decoded.frames for camera in self.views]),
             "task": self.source.task_at(clip, start),
             "index": np.array([self.source_index, clip, start]),
         }
@@ -266,16 +267,20 @@ class DecodedClip:
     actions: np.ndarray | None
 
     def take(self, camera: str, indices: np.ndarray) -> np.ndarray:
-        """Pixels `(n, 3, S, S)` of the frames numbered `indices`."""
+        """Pixels `(n, 3, S, S)` of the frames `indices`: a view where they lie in a row."""
         numbers, pixels = self.frames[camera]
+        first = int(numbers.searchsorted(indices[0]))
+        in_a_row = slice(first, first + len(indices))
+        if numbers[in_a_row].tolist() == indices.tolist():
+            return pixels[in_a_row]
         positions = np.searchsorted(numbers, indices)
         assert (numbers[positions] == indices).all(), "a frame was not among those decoded"
         return pixels[positions]
 
 
 def to_tensors(sample: Sample) -> Sample:
-    """Arrays as tensors, everything else as it is."""
-    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in sample.items()}
+    """Arrays as tensors of their own, everything else as it is."""
+    return {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in sample.items()}
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor | list[str]]:
