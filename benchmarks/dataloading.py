@@ -2,11 +2,13 @@
 """How many windows a CPU second does the loader bring from a mixture, beside the loaders of others?
 
     OMP_NUM_THREADS=1 python benchmarks/dataloading.py [--clips 64] [--rounds 5]
+    ... benchmarks/dataloading.py --sides "ours, shards" "datasets, 8 windows per clip" --rounds 20
 
 Two sets of synthetic clips in the shape and at the bit rate of Something-Something (VP9, 426×240,
 12 frames a second, 48 frames, one keyframe), mixed 3 : 1; `lawm-hf convert` encodes both anew as
 128 px H.264 with a keyframe every 8 frames, as tar shards and as LeRobot v3 sets. Windows are 10
-frames of 128 px, batches 32, everything in this process, in turn A B B A.
+frames of 128 px, batches 32, everything in this process, in turn A B B A, with the settings of the
+recipes (`tune_cpu`). Each brings its frames as (B, 10, 3, 128, 128), contiguous.
 
 Beside ours, on the same files, whatever is installed: `LeRobotDataset` (by PyAV, and by torchcodec,
 its default), `StreamingLeRobotDataset`, `datasets.IterableDataset` (both need torchcodec, whose
@@ -34,10 +36,13 @@ from torch import Tensor
 
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+from lawm_hf.training.accelerator import tune_cpu
 
 WINDOW = WindowSpec(chunk_size=9, image_size=128, with_frames=True)  # x_t and nine more: 10 frames
 WEIGHTS, BATCH = (3.0, 1.0), 32
-MANY_BATCHES, FEW_BATCHES = 16, 4  # of a round; 16 of ours take 8 windows of 64 clips each
+# Batches of a round. Ours opens the clips of a block of its order at the block's begin, and none at
+# its end: a round must be a whole one.
+A_BLOCK, MANY_BATCHES, FEW_BATCHES = 128, 32, 4
 
 
 def textured_clip(seed: int, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -139,8 +144,9 @@ def take(batches: Iterator[Tensor], count: int) -> None:
     for _ in range(count):
         frames = next(batches)
         wanted = (BATCH, 10, 3, 128, 128), torch.uint8
-        if (tuple(frames.shape), frames.dtype) != wanted:
-            raise SystemExit(f"A batch must be {wanted}, got {frames.shape}, {frames.dtype}.")
+        if (tuple(frames.shape), frames.dtype) != wanted or not frames.is_contiguous():
+            got = f"{tuple(frames.shape)}, {frames.dtype}, strides {frames.stride()}"
+            raise SystemExit(f"A batch must be {wanted} and contiguous, got {got}.")
 
 
 def available(sides: dict[str, tuple[str, Iterator[Tensor]]]) -> dict[str, str]:
@@ -163,17 +169,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=64, help="of each of the two sets")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", help="these alone, by their names; else all")
     args = parser.parse_args()
     torch.manual_seed(0)
+    tune_cpu()  # for all sides: as in the recipes, freed memory is kept
     root = Path(tempfile.mkdtemp())
     try:
         sides = all_sides(build(root, args.clips))
-        bases = available(sides)
-        sizes = {n: MANY_BATCHES if n in bases.values() else FEW_BATCHES for n in bases}
+        for name in args.sides or ():
+            if name not in sides or sides[name][0] not in args.sides:
+                raise SystemExit(f"Sides, each with its base: {', '.join(sides)}; got {name!r}.")
+        bases = available({name: sides[name] for name in args.sides or sides})
+        sizes = dict.fromkeys(bases, FEW_BATCHES) | dict.fromkeys(bases.values(), A_BLOCK)
+        sizes |= {name: MANY_BATCHES for name in bases if name.startswith("datasets, 8")}
         calls: dict[str, Callable[[], None]] = {
             name: partial(take, sides[name][1], sizes[name]) for name in bases
         }
-        # Two rounds before: then ours has its 64 clips open, and the others' buffers are full.
+        # Two rounds before: then the buffers are full.
         times = in_turn(calls, args.rounds)
         rates = {n: [1e3 * BATCH * sizes[n] / ms for ms in v] for n, v in times.items()}
         for name, base in bases.items():

@@ -2,8 +2,9 @@
 """Endless mixed batches by the loaders of others, for `dataloading.py`.
 
 Each takes two data sets and the weights of a mixture, and gives batches whose frames are
-`(B, 10, 3, 128, 128)` uint8, in an order as random as its library makes it. What a library does
-not do by itself (mix by weight, cut windows out of a clip) is done as its documentation has it.
+contiguous `(B, 10, 3, 128, 128)` uint8, in an order as random as its library makes it. What a
+library does not do by itself (mix by weight, cut windows out of a clip) is done as its
+documentation has it.
 """
 
 import tarfile
@@ -41,10 +42,17 @@ def lerobot_stream(
     from lerobot.datasets import StreamingLeRobotDataset
     from torch.utils.data import default_collate
 
+    class Mended(StreamingLeRobotDataset):
+        """Of the last episode, LeRobot 0.6.1 reads the frame behind the end: an `IndexError`."""
+
+        def _get_query_timestamps(self, now: float, indices: Any = None, bounds: Any = None) -> Any:
+            inside = {key: (a, b - 1 / self.fps) for key, (a, b) in bounds.items()}
+            return super()._get_query_timestamps(now, indices, inside)
+
     key = next(iter(_deltas(roots[0])))
     streams = [
         _endless(
-            StreamingLeRobotDataset(
+            Mended(
                 f"me/{i}",
                 root=root,
                 delta_timestamps=_deltas(root),
@@ -69,11 +77,14 @@ def hf_datasets(
     def cut(clips: dict[str, list]) -> dict[str, list]:
         decoder = clips["mp4"][0]
         last = decoder.metadata.num_frames - LENGTH
-        starts = rng.choice(last + 1, windows_per_clip, replace=False)
+        # Those that ours takes: spread over the clip, from a random beginning.
+        places = np.arange(windows_per_clip) + rng.random()
+        starts = rng.permutation((places * (last + 1) / windows_per_clip).astype(int))
         wanted = starts[:, None] + np.arange(LENGTH)
-        numbers, places = np.unique(wanted, return_inverse=True)
-        frames = decoder.get_frames_at(numbers.tolist()).data.numpy()
-        return {"frames": list(frames[places.reshape(wanted.shape)])}
+        numbers, positions = np.unique(wanted, return_inverse=True)
+        # torchcodec gives them with the channels last in memory.
+        frames = decoder.get_frames_at(numbers.tolist()).data.contiguous().numpy()
+        return {"frames": list(frames[positions.reshape(wanted.shape)])}
 
     streams: list[Any] = []
     for root in roots:
