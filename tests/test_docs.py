@@ -19,8 +19,6 @@ from lawm_hf.data.spec import parse_spec
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Those that other files hold to account: their blocks name their own conditions.
-UNMARKED = ("performance.md", "reliability.md")
 MARK = re.compile(r"\*(?:Takes|Needs|Run by) [^*]+\*$")
 
 _spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs/hooks.py")
@@ -98,8 +96,6 @@ def test_the_readme_shows_all_the_commands_of_a_first_run():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_block_of_commands_says_what_it_takes_or_which_test_runs_it(page):
-    if page.name in UNMARKED:
-        pytest.skip("its commands stand beside their figures")
     for before, block in blocks(page, "bash"):
         mark = MARK.search(before.strip())
         if page.name == "CONTRIBUTING.md" and not mark:
