@@ -205,10 +205,12 @@ def describe_execution(chosen: Execution, solved: dict[Execution, list[bool]]) -
     lines = [
         f"  {e.aggregation}, {e.n_action_steps}: {sum(s)} of {len(s)}" for e, s in solved.items()
     ]
+    is_known = any(map(any, solved.values()))
+    unknown = "" if is_known else " No state was solved, so nothing is known: train longer, then."
     return "\n".join(
         [
             "Execution, on tuning states (aggregation, n_action_steps: solved):",
             *lines,
-            f"Chosen and saved: {chosen.aggregation}, {chosen.n_action_steps}.",
+            f"Chosen and saved: {chosen.aggregation}, {chosen.n_action_steps}.{unknown}",
         ]
     )

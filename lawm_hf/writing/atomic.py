@@ -65,8 +65,14 @@ def check_writable(folder: str | Path) -> None:
             f"{folder} must be a folder of yours, got the Hub's cache, which holds what was "
             "downloaded and nothing else. Copy it, links followed: cp -rL FOLDER MINE."
         )
-    write_bytes_atomic(Path(folder, ".writable"), b"")
-    Path(folder, ".writable").unlink()
+    try:
+        write_bytes_atomic(Path(folder, "writable"), b"")
+        Path(folder, "writable").unlink()
+    except OSError as error:
+        raise type(error)(
+            f"{folder} must be a folder that can be written, got {error.strerror!r}. Copy it to "
+            "where you may write, or make room."
+        ) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
