@@ -26,8 +26,9 @@ from lawm_hf.data.spec import parse_spec
 from lawm_hf.evaluation.execution import carry_execution
 from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
-from lawm_hf.models import LAWMPolicy, LAWMProcessor
+from lawm_hf.models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
 from lawm_hf.models.auto_lawm import is_address, new_policy
+from lawm_hf.models.modeling_lawm import load_config
 from lawm_hf.plugins import import_recorded
 from lawm_hf.training import (
     AveragedWeights,
@@ -140,6 +141,8 @@ def main(args: FinetuneArgs) -> Outcome | None:
     """Train by behaviour cloning, and save."""
     import_recorded(args.pretrained)
     accelerator = make_accelerator(args)
+    if args.pretrained:  # A wrong name is told before data are recorded or fetched.
+        load_config(args.pretrained, LAWMPolicyConfig, subfolder="policy")
     source = open_source(args.source)
     policy, processor = build_policy(args, source)
     loader = build_loader(args, source, policy, processor, accelerator)

@@ -170,6 +170,7 @@ def test_quiet_libraries_show_no_bar_for_weights_and_keep_that_of_downloads(monk
         (["data", "inspect", "tabeltop:reach"], "Did you mean `tabletop`?"),
         (["data", "inspect", "ssv2:DIR"], "the folder of your own copy"),
         (["data", "inspect", "folder:nowhere"], "nowhere"),
+        (["data", "inspect", "folder:nowhere", "--sheet", "."], "must be a picture to write"),
         (["convert", "ssv2", "x"], "--out"),
         (["convert", "sv2", "x", "--out", "y"], "Did you mean `ssv2`?"),
         (["convert", "ssv2", "x", "--out", "y", "--image-size", "-4"], "at least 2"),

@@ -2,15 +2,18 @@
 """Every configuration is read by its recipe, and its sources are well formed."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from test_recipes import recipe
 
+from lawm_hf import BakuConfig
 from lawm_hf.arguments import parse_args, parse_json_options
 from lawm_hf.commands.convert import ConvertArgs
 from lawm_hf.data.spec import parse_spec
+from lawm_hf.models.configuration_lawm import StrictConfig, subclasses
 from lawm_hf.models.text_lawm import TaskEncoder
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -65,3 +68,12 @@ def test_a_text_encoder_may_be_named_with_a_revision(monkeypatch, tmp_path):
     for name in ("user/clip@0123", "user/clip", str(tmp_path / "a@b")):
         assert TaskEncoder(name).size == 512
     assert asked == [("user/clip", "0123"), ("user/clip", "main"), (str(tmp_path / "a@b"), "main")]
+
+
+def test_a_number_may_be_written_without_a_point():
+    """`{"dropout": 0}` in JSON and `--policy.dropout=0` in LeRobot are whole numbers."""
+    ours = [c for c in subclasses(StrictConfig) if c.__module__.startswith("lawm_hf.")]
+    strict = {f"{c.__name__}.{f.name}" for c in ours for f in fields(c) if f.type is float}
+    assert len(ours) > 5
+    assert not strict, "declare them `float | int`"
+    assert BakuConfig.from_preset("tabletop", dropout=0).dropout == 0

@@ -186,7 +186,7 @@ def test_a_video_that_is_a_pipe_or_impossibly_wide_costs_its_clip(tmp_path, monk
         pictures.scan_video(tmp_path / "go_2.mp4")
 
 
-def test_captions_are_read_as_datasets_writes_them(tmp_path):
+def test_captions_are_read_as_datasets_writes_them(tmp_path, caplog):
     for name in ("a.mp4", "deep/b.MP4", "deep/cafe\u0301.mp4", "._a.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         encode(stamped(0, 8), str(tmp_path / name), 10)
@@ -197,11 +197,26 @@ def test_captions_are_read_as_datasets_writes_them(tmp_path):
     assert [source.task(int(c)) for c in source.clips] == ["push", "pull", "pour"]
     with pytest.raises(FileNotFoundError, match=r"No captions metadata\.tsv"):
         open_source(f"folder:{tmp_path},captions=metadata.tsv")
-    (tmp_path / "metadata.csv").write_bytes(b"file_name;text\na.mp4;push\n")
-    with pytest.raises(
-        ValueError, match=r"metadata\.csv must be UTF-8 with `file_name` and `text`"
-    ):
+    rows = "file_name,text\na.mp4,push\na.mp4,lift\na.mp4,lift\ndeep/b.MP4,pull\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    assert open_source(f"folder:{tmp_path}").task(0) == "lift"
+    assert "1 videos have several captions, such as a.mp4: the last counts, 'lift'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"file_name;text\na.mp4;push\n", "got a row {'file_name;text': 'a.mp4;push'}"),
+        (b"File_Name,Text\na.mp4,push\n", "got a row {'File_Name': 'a.mp4'"),
+        ("file_name,text\na.mp4,géné\n".encode("cp1252") + b"x" * 9999, "0xe9 in position 22"),
+    ],
+)
+def test_captions_of_another_form_are_told_in_a_line(tmp_path, content, got):
+    encode(stamped(0, 8), str(tmp_path / "a.mp4"), 10)
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"must be UTF-8 with .*{got}") as error:
         open_source(f"folder:{tmp_path}")
+    assert len(str(error.value)) < 500
 
 
 def test_names_that_are_no_text_or_command_a_terminal_are_shown_as_escapes(

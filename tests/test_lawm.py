@@ -149,6 +149,24 @@ def test_the_entry_point_refuses_a_folder_that_is_not_a_policy(tmp_path):
         LAWMPolicy.from_pretrained(tmp_path / "world_model")
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("no/such", "", "got 'no/such': no folder of that name in .* Of the Hub"),
+        ("./no", "", "no folder of that name in"),
+        ("empty", "", "'.*empty' must be what a finished run has written, got: no config.json"),
+        ("empty", "policy", "no policy/config.json, which a pretraining run has"),
+        ("file", "", "file': a file"),
+    ],
+)
+def test_a_wrong_address_is_told_as_what_it_is(tmp_path, name, part, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    address = tmp_path / name if (tmp_path / name).exists() else name
+    with pytest.raises(OSError, match=message):
+        LAWMPolicy.from_pretrained(address, subfolder=part)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", bytes(999)])
 def test_damaged_weights_are_named(tmp_path, content):
     make_policy("baku").save_pretrained(tmp_path)

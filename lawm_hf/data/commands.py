@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf data inspect SPEC` and `lawm-hf convert KIND SRC --out DIR`."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ _SHEET_CLIPS, _SHEET_FRAMES, _SHEET_SIZE = 6, 8, 96
 
 def inspect_source(spec: str, sheet: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the source holds, for people and for programs; writes the contact sheet."""
+    if Path(sheet).suffix.lower() not in Image.registered_extensions() or Path(sheet).is_dir():
+        raise ValueError(f"`sheet` must be a picture to write, got {sheet!r}. Name it `NAME.png`.")
     source = open_source(spec)
     picture = contact_sheet(source)
     found, features = describe(source), source.features

@@ -42,8 +42,8 @@ class BakuConfig(VisionPolicyConfig):
 
     num_layers: int = 8
     num_heads: int = 4
-    dropout: float = 0.1
-    action_std: float = 0.1
+    dropout: float | int = 0.1
+    action_std: float | int = 0.1
 
     def validate_transformer(self):
         """Heads share the width evenly; rates and deviations make sense."""

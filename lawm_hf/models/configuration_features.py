@@ -55,8 +55,8 @@ class FeatureWorldConfig(LAWMWorldModelConfig):
     backbone: str = ""
     backbone_config: dict[str, Any] | None = None
     backbone_size: int | None = None
-    image_mean: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
-    image_std: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
+    image_mean: list[float | int] | tuple[float | int, ...] = tuple(IMAGENET_DEFAULT_MEAN)
+    image_std: list[float | int] | tuple[float | int, ...] = tuple(IMAGENET_DEFAULT_STD)
     hidden_size: int = 256
     num_layers: int = 2
     num_heads: int = 4

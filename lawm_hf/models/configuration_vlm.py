@@ -96,8 +96,8 @@ class VlmPolicyConfig(LAWMPolicyConfig):
     hidden_size: int = 128
     num_expert_layers: int = 2
     num_heads: int = 4
-    image_mean: list[float] | tuple[float, ...] | None = None
-    image_std: list[float] | tuple[float, ...] | None = None
+    image_mean: list[float | int] | tuple[float | int, ...] | None = None
+    image_std: list[float | int] | tuple[float | int, ...] | None = None
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:

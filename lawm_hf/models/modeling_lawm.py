@@ -25,7 +25,7 @@ from .configuration_lawm import (
 )
 from .inference_lawm import compile_policy
 from .modeling_outputs import LatentNorm, PolicyOutput, WorldModelOutput
-from .sharing_lawm import SharedOnHub
+from .sharing_lawm import SharedOnHub, not_found
 
 _HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -41,7 +41,20 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
     Raises:
         ValueError: If it is of another kind, or of a package that has to be imported first.
     """
-    raw, _ = StrictConfig.get_config_dict(folder, **{k: hub[k] for k in _HUB_KEYS if k in hub})
+    told = {k: hub[k] for k in _HUB_KEYS if k in hub}
+    try:
+        if Path(folder).is_file():
+            raise FileNotFoundError("it has folders only.")
+        raw, _ = StrictConfig.get_config_dict(folder, **told)
+        if not raw:  # as transformers reads a folder without one
+            is_part = told.get("subfolder") == "policy"
+            raise FileNotFoundError(
+                "no policy/config.json, which a pretraining run has and a finetuned policy has not."
+                if is_part
+                else "no config.json."
+            )
+    except OSError as error:
+        raise not_found(folder, error) from error
     if hub.get("trust_remote_code") and "auto_map" in raw:
         return AutoConfig.from_pretrained(folder, **hub)
     hub.pop("trust_remote_code", None)

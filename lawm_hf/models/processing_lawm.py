@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 from .configuration_lawm import LAWMPolicyConfig
 from .images_lawm import check_images, colour_jitter, constant, random_shift, resize, send
 from .normalization_lawm import NormalizationMode, Normalizer, Statistics
-from .sharing_lawm import SharedOnHub
+from .sharing_lawm import SharedOnHub, not_found
 from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
 from .tokens_lawm import TOKENIZER_FILE, TaskTokenizer
 
@@ -282,7 +282,10 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             TypeError: If a keyword is neither the constructor's nor the Hub's.
         """
         path = str(pretrained_model_name_or_path)
-        loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        try:
+            loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        except OSError as error:
+            raise not_found(path, error) from error
         processor, unused = loaded
         unknown = sorted(set(unused) & set(kwargs) - {"trust_remote_code", "code_revision"})
         if unknown:

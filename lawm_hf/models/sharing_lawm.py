@@ -31,6 +31,23 @@ from lawm_hf import {names}
 """
 
 
+def not_found(folder: str | Path, error: Exception) -> OSError:
+    """What to raise where transformers has found no folder and no repository.
+
+    Args:
+        folder: As it was given: folder or Hub repository.
+        error: Transformers', which speaks of the Hub alone.
+    """
+    said = str(error).strip().splitlines()[0]
+    if Path(folder).is_dir():
+        return OSError(f"{str(folder)!r} must be what a finished run has written, got: {said}")
+    what = "a file" if Path(folder).is_file() else f"no folder of that name in {Path.cwd()}"
+    return OSError(
+        "A model must be in a folder that a run has written, or in a repository USER/NAME of the "
+        f"Hub, got {str(folder)!r}: {what}. Of the Hub: {said} Check the name."
+    )
+
+
 class SharedOnHub:
     """What models and processors have in common on their way to the Hub."""
 

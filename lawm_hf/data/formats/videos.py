@@ -170,13 +170,20 @@ class FolderSource(VideoSource):
             words = [re.sub(r"[_\-\s]+", " ", from_path(Path(p).stem)) for p in self.paths]
             return [re.sub(r"\s*\d+$", "", w).strip() for w in words]
         given: dict[str, str] = {}
+        several = set()
         for file in files:
             folder = file.parent.relative_to(self.root)
             for name, text in _read_captions(file):
-                given[_same(folder / name)] = text.strip()
+                path, text = _same(folder / name), text.strip()
+                several |= {path} if given.get(path, text) != text else set()
+                given[path] = text
         found = [_same(path) for path in self.paths]
         if missing := sorted(set(given) - set(found)):
             logger.warning("%d captions name no video, such as %s.", len(missing), missing[0])
+        if several:
+            example = min(several)
+            told = "%d videos have several captions, such as %s: the last counts, %r."
+            logger.warning(told, len(several), example, given[example])
         return [given.get(path, "") for path in found]
 
     def clip_name(self, clip: int) -> str:
@@ -205,11 +212,18 @@ def _read_captions(path: Path) -> list[tuple[str, str]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        return [(str(row["file_name"]), str(row["text"] or "")) for row in rows]
-    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-        raise ValueError(
-            f"{path} must be UTF-8 with `file_name` and `text` in each row, got {error!r}."
-        ) from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        problem = str(error)[:200]
+    else:
+        names = {"file_name", "text"}
+        lacking = [row for row in rows if not isinstance(row, dict) or not names <= row.keys()]
+        if not lacking:
+            return [(str(row["file_name"]), str(row["text"] or "")) for row in rows]
+        problem = f"a row {str(lacking[0])[:200]}"
+    raise ValueError(
+        f"{path} must be UTF-8 with `file_name` and `text` in each row, divided by commas if it is "
+        f"a csv, got {problem}. Save it so."
+    )
 
 
 def _same(path: str | Path) -> str:
