@@ -2,6 +2,7 @@
 """The paper in tests: joint pretraining, its gradient and alignment, and what finetuning keeps."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -165,6 +166,23 @@ def test_a_wrong_address_is_told_as_what_it_is(tmp_path, name, part, message):
     address = tmp_path / name if (tmp_path / name).exists() else name
     with pytest.raises(OSError, match=message):
         LAWMPolicy.from_pretrained(address, subfolder=part)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: [], "a mapping, got something else"),
+        (lambda c: c | {"aggregation": "unifrom"}, "expected one of .*got unifrom"),
+        (lambda c: c | {"n_action_steps": 99}, "from 1 to `chunk_size` = 4, got 99"),
+        (lambda c: c | {"hidden_size": "64"}, "'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_configuration_that_was_edited_wrongly_is_named(tmp_path, change, message):
+    make_policy("baku").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=f"config.json of '{tmp_path}' must hold.*{message}"):
+        LAWMPolicy.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", bytes(999)])

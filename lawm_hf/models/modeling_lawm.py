@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
@@ -55,6 +56,11 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
             )
     except OSError as error:
         raise not_found(folder, error) from error
+    except TypeError as error:  # as transformers reads a list
+        raise ValueError(
+            f"config.json of {str(folder)!r} must hold a mapping, got something else ({error}). "
+            "Fetch or save it again."
+        ) from error
     if hub.get("trust_remote_code") and "auto_map" in raw:
         return AutoConfig.from_pretrained(folder, **hub)
     hub.pop("trust_remote_code", None)
@@ -67,7 +73,14 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
             'pretraining run keeps its parts in subfolders: `subfolder="policy"`, '
             '`subfolder="world_model"`.'
         ) from error
-    return config_class.from_pretrained(folder, **hub)
+    try:
+        return config_class.from_pretrained(folder, **hub)
+    except StrictDataclassError as error:  # says not where
+        why = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"config.json of {str(folder)!r} must hold a `{config_class.__name__}`, got: {why} "
+            "Fetch or save it again."
+        ) from error
 
 
 class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
