@@ -22,6 +22,7 @@ from lawm_hf.analysis import (
     study_markdown,
     traversal_figures,
 )
+from lawm_hf.analysis.clips import predicted
 from lawm_hf.analysis.prediction import latents_of
 from lawm_hf.analysis.report import report_clips
 from lawm_hf.arguments import Outcome, run_command
@@ -51,8 +52,10 @@ def main(args: AnalyzeArgs) -> Outcome:
         image_size=run["image_size"],
         frame_interval_s=run["frame_interval_s"] or None,
         resize=run["resize"],
+        image_views=run.get("policy_views") or None,
         with_frames=True,
         with_state=False,
+        **predicted(world_model),
     )
     held_out, fit, is_held_out = report_clips(
         args.source,

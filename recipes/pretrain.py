@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from lawm_hf.analysis.clips import predicted
 from lawm_hf.analysis.health import LatentHealth
 from lawm_hf.analysis.report import LatentReport, track, training_sources
 from lawm_hf.arguments import Outcome, parse_json_options, run_command
@@ -92,7 +93,9 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     return new_objective(args.objective, policy, world_model, **options), processor
 
 
-def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
+def build_loader(
+    args: PretrainArgs, model: torch.nn.Module, accelerator: Accelerator
+) -> WindowLoader:
     """Windows of video for this process; of actions, or latents that are labels, if supervised."""
     supervised = args.objective == "supervised"
     judged_on = "none" if supervised else args.eval_source
@@ -102,7 +105,9 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
         image_size=args.image_size,
         frame_interval_s=args.frame_interval_s or None,
         resize=args.resize,
+        image_views=args.policy_views or None,
         with_frames=not supervised,
+        **({} if supervised else predicted(model.world_model)),
         with_actions=supervised,
         # Latent actions come from pixels and words, as in the paper: the states of different robots
         # mean different things, and most video has none.
@@ -123,6 +128,16 @@ def build_loader(args: PretrainArgs, accelerator: Accelerator) -> WindowLoader:
     )
 
 
+def check_state_size(world_model: torch.nn.Module, loader: WindowLoader) -> None:
+    """Refuse states of another size than the world model's."""
+    size, own = loader.sources[0].features.state_size, world_model.config.state_size
+    if size != own:
+        raise ValueError(
+            f"The world model's states must be of the data's size, {size}, got {own}. Pass "
+            f"--world_model_config '{{\"state_size\": {size}}}'."
+        )
+
+
 def check_action_size(policy: torch.nn.Module, loader: WindowLoader) -> None:
     """Refuse actions, or latents that are labels, of another size than the policy's."""
     size, own = loader.sources[0].features.action_size, policy.config.action_size
@@ -138,13 +153,16 @@ def main(args: PretrainArgs) -> Outcome | None:
     accelerator = make_accelerator(args)
     model, processor = build_model(args)
     check_batch(getattr(model, "policy", model), args.batch_size * accelerator.num_processes)
-    loader = build_loader(args, accelerator)
+    loader = build_loader(args, model, accelerator)
     processor.center_tasks(loader.instructions())
     latent, report = args.objective != "supervised", None
     if not latent:
         check_action_size(model, loader)
         processor.set_statistics(loader.stats())
-    elif args.eval_source != "none" and accelerator.is_main_process:
+    elif loader.window.with_frame_states:
+        check_state_size(model.world_model, loader)
+        processor.set_statistics({"state": loader.stats()["state"]})
+    if latent and args.eval_source != "none" and accelerator.is_main_process:
         where = (args.eval_source, args.sources, loader.window, processor, args.output_dir)
         report = LatentReport(*where, args.held_out)
         accelerator.print(f"Judged on {report.about}.")
@@ -185,6 +203,8 @@ def main(args: PretrainArgs) -> Outcome | None:
                 if latent:
                     log.add({"reconstruction": outputs.reconstruction_loss})
                     log.add({"kl": outputs.kl_loss})
+                    if outputs.state_loss is not None:
+                        log.add({"state": outputs.state_loss})
                 accelerator.backward(outputs.loss)
                 if accelerator.sync_gradients:
                     log.add(clip(accelerator, model, args))

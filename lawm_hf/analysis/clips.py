@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..data import WindowDataset, collate
-from ..models import LAWMProcessor
+from ..models import LAWMProcessor, LAWMWorldModel
 
 # Of the batch contract, what the world model and the losses take rather than the policy.
-_NOT_OBSERVED = ("frames", "frame_is_pad", "actions", "action_is_pad")
+_NOT_OBSERVED = ("frames", "frame_states", "frame_is_pad", "actions", "action_is_pad")
 TRUTH_FILE = "meta/tabletop_truth.parquet"
 
 
@@ -43,9 +43,15 @@ class Clips:
 
     @property
     def frames(self) -> Tensor:
-        """`x_t .. x_{t+N}` of all clips, `(M, N+1, C, H, W)`, floats in [0, 1]."""
+        """`x_t .. x_{t+N}` of all clips, `(M, N+1, V*C, H, W)`, floats in [0, 1]."""
         frames = torch.cat([batch["frames"] for batch in self.batches])
         return frames.float() / (255 if frames.dtype == torch.uint8 else 1)
+
+    @property
+    def first_state(self) -> dict[str, Tensor]:
+        """The robot's state beside `x_t`, `(M, P)`, by the name that world models take; or none."""
+        states = [b["frame_states"][:, 0] for b in self.batches if "frame_states" in b]
+        return {"first_state": torch.cat(states)} if states else {}
 
     @property
     def frame_is_pad(self) -> Tensor:
@@ -55,6 +61,15 @@ class Clips:
             for batch in self.batches
         ]
         return torch.cat(pads)
+
+
+def predicted(world_model: LAWMWorldModel) -> dict[str, Any]:
+    """What a world model predicts besides the main camera's frames, as options of `WindowSpec`."""
+    config = world_model.config
+    return {
+        "frame_views": getattr(config, "num_views", 1),
+        "with_frame_states": getattr(config, "state_size", 0) > 0,
+    }
 
 
 def observation(batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
@@ -80,7 +95,8 @@ def load_clips(
         num_clips: How many; all by default.
         batch_size: Clips per batch.
         later: Steps `k` for which `Clips.later` is wanted. The picture is the main camera's frame
-            of the window, so it needs samples of one view; of several, none is kept.
+            of the window, so it needs samples of one view; where the policy sees several, none is
+            kept.
     """
     if not dataset.window.with_frames:
         raise ValueError(
@@ -105,7 +121,10 @@ def load_clips(
             raw.pop("state", None)
         batches.append(processor(**raw))
         for step in later if raw["images"].shape[1] == 1 else ():
-            look = processor(images=raw["frames"][:, step, None], task=raw["task"])
+            look = raw["frames"][:, step]  # (B, C, H, W), or (B, V, C, H, W)
+            look = processor(
+                images=look[:, :1] if look.ndim == 5 else look[:, None], task=raw["task"]
+            )
             looks.setdefault(step, []).append(look)
     index = np.concatenate(indices)  # (M, 3): source, episode, frame
     truth = read_truth(dataset, index)

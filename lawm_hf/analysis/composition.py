@@ -81,11 +81,12 @@ def composition(
         seed: Seed of swaps and permutations.
 
     Returns:
-        The numbers; None if the clips have several views, or fewer than two last for the chunk.
+        The numbers; None if the policy sees several views or the world model a state, whose middle
+        no picture shows, or if fewer than two clips last for the chunk.
     """
     half, last = later_steps(policy.config.chunk_size)
     keep = ~clips.frame_is_pad[:, last]
-    if half < 1 or not {half, last} <= set(clips.later) or keep.sum() < 2:
+    if half < 1 or not {half, last} <= set(clips.later) or clips.first_state or keep.sum() < 2:
         return None
     frames = clips.frames[keep]
     own, relooked, backwards = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .latents import Array
-from .prediction import evaluating, latents_of, swap_partners
+from .prediction import evaluating, latents_of, states_of, swap_partners
 from .retrieval import neighbours
 
 _ROWS = ("video", "imagined,\nown latents", "imagined,\nother latents", "seen and\nredrawn")
@@ -31,7 +31,7 @@ def imagination_strip(
 
     For each clip: the real frames; the world model's prediction from `x_t` under the clip's own
     latents; that under those of another clip (of another instruction, if there is one); and where
-    training draws frames that were seen, its drawing of those. If the predictions look alike, the
+    training draws frames that were seen, its drawing of those. Views lie below each other. If the predictions look alike, the
     latents mean nothing.
 
     Args:
@@ -46,12 +46,17 @@ def imagination_strip(
     _prefer_other_instructions(partners, clips)
     chosen = np.linspace(0, len(clips) - 1, min(num_clips, len(clips))).round().astype(int)
     latents = latents_of(policy, clips)
-    frames = torch.cat([batch["frames"] for batch in clips.batches])[torch.from_numpy(chosen)]
+    looked_at = {
+        name: torch.cat([batch[name] for batch in clips.batches])[torch.from_numpy(chosen)]
+        for name in ("frames", "frame_states")
+        if name in clips.batches[0]
+    }
     own, other = latents[chosen], latents[partners[chosen]]
-    rows = _strip_rows(world_model, frames, own, other)  # (clips, 3 or 4, N+1, H, W, C)
-    titles = _ROWS[: rows.shape[1]]
+    rows = _strip_rows(world_model, looked_at, own, other)  # (clips, 3 or 4, N+1, V*H, W, C)
+    titles, height = _ROWS[: rows.shape[1]], rows.shape[3] / rows.shape[4]
 
-    figure = new_figure(1.5 + 0.8 * rows.shape[2], (0.5 + 0.85 * len(titles)) * len(chosen))
+    size = 1.5 + 0.8 * rows.shape[2], (0.5 + 0.85 * len(titles) * height) * len(chosen)
+    figure = new_figure(*size)
     for axis, clip, images in zip(
         np.atleast_1d(figure.subplots(len(chosen), 1)), chosen, rows, strict=True
     ):
@@ -65,7 +70,7 @@ def imagination_strip(
 def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_queries: int = 5) -> Path:
     """Write a PNG of clips and the three of other episodes whose latents are most alike.
 
-    As Fig. 7 of the paper: each clip is shown by its first frame and its last one.
+    As Fig. 7 of the paper: each clip is shown by its first frame and its last one, of the main view.
 
     Args:
         clips: Clips `M`.
@@ -75,7 +80,7 @@ def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_querie
     """
     nearest, cosines = neighbours(latents, clips.episodes)
     queries = _varied(clips.tasks, num_queries)
-    video = clips.frames
+    video = clips.frames[:, :, :3]
     frames = video[:, [0, -1]].movedim(2, -1).numpy()  # (M, 2, H, W, C)
     columns = 1 + nearest.shape[1]
     figure = new_figure(2.6 * columns, 1.75 * len(queries))
@@ -136,21 +141,23 @@ def _save(figure: Any, path: str | Path) -> Path:
 
 @torch.no_grad()
 def _strip_rows(
-    world_model: LAWMWorldModel, frames: Tensor, own: Tensor, other: Tensor
+    world_model: LAWMWorldModel, batch: dict[str, Tensor], own: Tensor, other: Tensor
 ) -> np.ndarray:
-    """Pictures `(clips, R, N+1, H, W, C)` in [0, 1] of the rows, the redrawn ones last if any."""
+    """Pictures `(clips, R, N+1, V*H, W, C)` in [0, 1] of the rows, the redrawn ones last if any."""
     device = next(world_model.parameters()).device
-    frames, own, other = frames.to(device), own.to(device), other.to(device)
+    frames, own, other = batch["frames"].to(device), own.to(device), other.to(device)
+    states, start = states_of(batch, device)
     images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
     first = images[:, :1]
     with evaluating(world_model):
         imagined = [
-            torch.cat([first, world_model.predict_frames(frames[:, 0], latents)], 1)
+            torch.cat([first, world_model.predict_frames(frames[:, 0], latents, **start)], 1)
             for latents in (own, other)
         ]
-        redrawn = world_model.redraw_frames(frames, own)
+        redrawn = world_model.redraw_frames(frames, own, **states)
     redrawn = [] if redrawn is None else [redrawn]
     rows = torch.stack([images, *imagined, *redrawn], 1).clamp(0, 1)
+    rows = torch.cat(rows.split(3, -3), -2)
     return rows.movedim(-3, -1).cpu().numpy()
 
 

@@ -38,7 +38,8 @@ _STILL = 1e-3  # squared error of a frame: less than one pixel in one channel of
 class LatentHealth:
     """Result of `latent_health`; `print` it, or take `to_dict()`.
 
-    Errors are squared, summed over the pixels of a frame, averaged over steps and clips.
+    Errors are squared, summed over the pixels of a frame and its views, averaged over steps and
+    clips; `parts` has those of each view and of the state: own, swapped and copy.
     """
 
     num_clips: int
@@ -56,7 +57,8 @@ class LatentHealth:
     image_effect: float
     instruction_effect: float
     num_instructions: int
-    moving_psnr: float | None = None  # dB, of the pixels that differ from x_t
+    moving_psnr: float | None = None  # dB, of the main view's pixels that differ from x_t
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
     num_objects: int | None = None
     is_held_out: bool = True  # from training
     probes: dict[str, Probes] = field(default_factory=dict)
@@ -82,6 +84,10 @@ class LatentHealth:
             "saturated_share": self.saturated_share,
             "target_r2": trained and trained.target_r2,
             "chunk_r2": trained and trained.chunk_r2,
+            **{
+                f"{part.replace(' ', '_')}_over_copy": told["own"] / max(told["copy"], 1e-9)
+                for part, told in self.parts.items()
+            },
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -147,6 +153,13 @@ class LatentHealth:
             return []
         return [f"    pixels that move         {self.moving_psnr:9.2f} dB"]
 
+    def _of_parts(self) -> list[str]:
+        return [
+            f"    {part + ': own / another / copy':<26}"
+            f"{told['own']:7.3g} / {told['swapped']:.3g} / {told['copy']:.3g}"
+            for part, told in self.parts.items()
+        ]
+
     def __str__(self) -> str:
         kind = "held-out clips" if self.is_held_out else "clips of the training data, none held out"
         gain = self.swap_gap / max(self.imagined_error, 1e-9)
@@ -158,6 +171,7 @@ class LatentHealth:
             f"    own latents              {self.imagined_error:9.2f}",
             f"    another clip's latents   {self.imagined_error_swapped:9.2f}   ({gain:+.0%})",
             f"    copy of x_t              {self.copy_error:9.2f}   (own latents: {saved:+.0%})",
+            *self._of_parts(),
             *self._moving(),
             f"  training loss, own / another's: {self.loss:.2f} / {self.loss_swapped:.2f}",
             "",

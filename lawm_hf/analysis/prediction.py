@@ -59,11 +59,15 @@ def swap_partners(episodes: np.ndarray, seed: int = 0) -> np.ndarray:
 def prediction_errors(
     world_model: LAWMWorldModel, clips: Clips, latents: Tensor, seed: int
 ) -> dict[str, Any]:
-    """Losses under own and swapped latents, and the error of copying `x_t`."""
+    """Losses under own and swapped latents, and the error of copying `x_t`.
+
+    Errors are summed over the views, and beside them stand those of each part, if there are several
+    views or states; `moving_psnr` is of the main view.
+    """
     swapped = latents[torch.from_numpy(swap_partners(clips.episodes, seed))]
     generator = torch.Generator().manual_seed(seed)
     losses: dict[str, list[float]] = {"loss": [], "loss_swapped": []}
-    errors: dict[str, list[Tensor]] = {"own": [], "swapped": [], "copy": []}
+    errors: dict[str, list[Tensor]] = {"own": [], "swapped": [], "copy": []}  # (B, parts) each
     moving: list[tuple[float, int]] = []
     position, device = 0, next(world_model.parameters()).device
     with evaluating(world_model):
@@ -73,23 +77,36 @@ def prediction_errors(
             pad = batch.get("frame_is_pad", torch.zeros(size, num_frames, dtype=torch.bool))
             pad = pad.to(device)
             noise = world_model.draw_noise(frames, generator)
+            states, start = states_of(batch, device)
             images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
             first, targets = images[:, :1], images[:, 1:]
             rows = slice(position, position + size)
             position += size
             for name, source in (("", latents), ("_swapped", swapped)):
                 actions = source[rows].to(device)
-                output = world_model(frames=frames, actions=actions, frame_is_pad=pad, **noise)
-                losses[f"loss{name}"].append(output.loss.item() * size)
-                drawn = world_model.predict_frames(frames[:, 0], actions)
-                errors[name.strip("_") or "own"].append(
-                    clip_errors(world_model, drawn, targets, first, pad)
+                output = world_model(
+                    frames=frames, actions=actions, frame_is_pad=pad, **states, **noise
                 )
+                losses[f"loss{name}"].append(output.loss.item() * size)
+                drawn = world_model.predict_frames(frames[:, 0], actions, **start)
+                parts = view_errors(world_model, drawn, targets, first, pad)
+                if states:
+                    told = world_model.predict_states(frames[:, 0], actions, **start)
+                    parts.append(state_errors(told, states["frame_states"], pad))
+                errors[name.strip("_") or "own"].append(torch.stack(parts, 1))
                 if source is latents:
-                    moving.append(moving_errors(drawn, targets, first, pad))
+                    views = (images[:, :, :3] for images in (drawn, targets, first))
+                    moving.append(moving_errors(*views, pad))
             still = first.expand_as(targets)
-            errors["copy"].append(clip_errors(world_model, still, targets, first, pad))
-    own, other, still = (torch.cat(errors[name]).cpu() for name in ("own", "swapped", "copy"))
+            parts = view_errors(world_model, still, targets, first, pad)
+            if states:
+                same = states["frame_states"][:, :1].expand_as(states["frame_states"][:, 1:])
+                parts.append(state_errors(same, states["frame_states"], pad))
+            errors["copy"].append(torch.stack(parts, 1))
+    told = {name: torch.cat(rows).cpu() for name, rows in errors.items()}  # (M, parts)
+    num_views = frames.shape[2] // 3
+    names = [*(f"view {v + 1}" for v in range(num_views)), *(["state"] if states else [])]
+    own, other, still = (told[name][:, :num_views].sum(1) for name in ("own", "swapped", "copy"))
     return {
         "loss": sum(losses["loss"]) / position,
         "loss_swapped": sum(losses["loss_swapped"]) / position,
@@ -98,7 +115,21 @@ def prediction_errors(
         "swap_gap_standard_error": ((other - own).std() / len(own) ** 0.5).item(),
         "copy_error": still.mean().item(),
         "moving_psnr": psnr(*np.sum(moving, 0)),
+        "parts": {
+            part: {name: rows[:, i].mean().item() for name, rows in told.items()}
+            for i, part in enumerate(names if len(names) > 1 else [])
+        },
     }
+
+
+def states_of(
+    batch: dict[str, Tensor], device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """States of a batch as `forward` and as `predict_frames` take them; empty without."""
+    if "frame_states" not in batch:
+        return {}, {}
+    states = batch["frame_states"].to(device)
+    return {"frame_states": states}, {"first_state": states[:, 0]}
 
 
 def moving_errors(drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor) -> tuple[float, int]:
@@ -123,6 +154,23 @@ def clip_errors(
     world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
 ) -> Tensor:
     """Error of each clip `(B,)` in the world model's own measure, padded frames left out."""
+    return torch.stack(view_errors(world_model, drawn, targets, first, pad)).sum(0)
+
+
+def view_errors(
+    world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
+) -> list[Tensor]:
+    """The same of each view: `V` times `(B,)`."""
     weight = getattr(world_model.config, "motion_weight", 0.0)
-    error = frame_error(drawn, targets, first, weight).masked_fill(pad[:, 1:], 0)  # (B, N)
+    views = zip(*(images.split(3, 2) for images in (drawn, targets, first)), strict=True)
+    return [_clip_mean(frame_error(*view, weight), pad) for view in views]
+
+
+def state_errors(drawn: Tensor, states: Tensor, pad: Tensor) -> Tensor:
+    """Squared error of the states of each clip `(B,)`, from those after `x_t`, `(B, N, P)`."""
+    return _clip_mean((drawn.float() - states[:, 1:]).square().sum(-1), pad)
+
+
+def _clip_mean(error: Tensor, pad: Tensor) -> Tensor:
+    error = error.masked_fill(pad[:, 1:], 0)  # (B, N)
     return error.sum(1) / (~pad[:, 1:]).sum(1).clamp(min=1)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..data import Source, WindowDataset, WindowSpec, open_source
+from ..data.spec import parse_spec
 from ..models import LawmForPretraining, LAWMProcessor
 from ..writing.atomic import write_text_atomic
 from ..writing.text import get_logger
@@ -186,6 +187,8 @@ def track(accelerator: Accelerator, numbers: dict[str, float], picture: Path, st
 
 
 def _held_out_tabletop(source: str) -> str:
-    """Episodes of the same suite from seeds that nothing else uses."""
-    suite = source.removeprefix("tabletop").removeprefix(":").split(",")[0] or "reach"
-    return f"tabletop:{suite},episodes={_HELD_OUT + _FIT},seed={HELD_OUT_SEED},views=front"
+    """Episodes of the same suite and cameras from seeds that nothing else uses."""
+    _, suite, options = parse_spec(source)
+    views = options.get("views", "front+wrist")
+    where = f"tabletop:{suite or 'reach'},episodes={_HELD_OUT + _FIT},seed={HELD_OUT_SEED}"
+    return f"{where},views={views}"

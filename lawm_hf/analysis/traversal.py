@@ -59,8 +59,9 @@ def traverse(
     directions: Directions,
     values: Array,
     chunk_size: int,
+    first_state: Tensor | None = None,
 ) -> np.ndarray:
-    """The last imagined frame along each direction, `(P, T, H, W, C)` in [0, 1].
+    """The main view's last imagined frame along each direction, `(P, T, H, W, C)` in [0, 1].
 
     Args:
         world_model: The world model.
@@ -68,6 +69,7 @@ def traverse(
         directions: `P` directions.
         values: `T` places on each, in standard deviations from the average chunk.
         chunk_size: Steps of a chunk.
+        first_state: The robot's state beside `x_t`, `(P,)`, for a world model that sees it.
     """
     steps = directions.deviations[:, None] * values  # (P, T)
     flat = directions.mean + steps[..., None] * directions.vectors[:, None]  # (P, T, N*A)
@@ -76,8 +78,10 @@ def traverse(
     latents = latents.unflatten(1, (chunk_size, -1))  # (P*T, N, A)
     device = next(world_model.parameters()).device
     frames = first_frame.to(device).expand(len(latents), *first_frame.shape)
+    start = {} if first_state is None else {"first_state": first_state.to(device)}
+    start = {name: state.expand(len(latents), -1) for name, state in start.items()}
     with evaluating(world_model), torch.no_grad():
-        drawn = world_model.predict_frames(frames, latents.to(device))[:, -1]
+        drawn = world_model.predict_frames(frames, latents.to(device), **start)[:, -1, :3]
     pictures = drawn.clamp(0, 1).movedim(1, -1).cpu().numpy()
     return pictures.reshape(*steps.shape, *pictures.shape[1:])
 
@@ -97,11 +101,13 @@ def traversal_figures(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     directions, first = principal_directions(latents), clips.frames[clip, 0]
+    start = {name: states[clip] for name, states in clips.first_state.items()}
     values = np.arange(-2.0, 3.0)
-    pictures = traverse(world_model, first, directions, values, latents.shape[1])
-    start = np.broadcast_to(first.movedim(0, -1).numpy(), (len(pictures), 1, *pictures.shape[2:]))
+    pictures = traverse(world_model, first, directions, values, latents.shape[1], **start)
+    seen = first[:3].movedim(0, -1).numpy()
+    seen = np.broadcast_to(seen, (len(pictures), 1, *pictures.shape[2:]))
     strip = save_tiles(
-        np.concatenate([start, pictures], 1),
+        np.concatenate([seen, pictures], 1),
         folder / "traversal.png",
         rows=[f"direction {p + 1}\n{share:.0%}" for p, share in enumerate(directions.shares)],
         columns=["$x_t$", *(f"{value:+.0f} sd" if value else "average" for value in values)],
@@ -109,7 +115,7 @@ def traversal_figures(
     )
     there = np.linspace(-2, 2, 17)
     sweep = np.concatenate([there, there[-2:0:-1]])
-    pictures = traverse(world_model, first, directions, sweep, latents.shape[1])
+    pictures = traverse(world_model, first, directions, sweep, latents.shape[1], **start)
     images = [
         _panels(column, value) for column, value in zip(pictures.swapaxes(0, 1), sweep, strict=True)
     ]

@@ -58,6 +58,9 @@ class PretrainArgs(TrainingArgs):
     text_encoder: str = arg("hashing", "hashing, or a transformers text model id", group="model")
     chunk_size: int = arg(10, "latent actions per window", min=1, group="model")
     image_size: int = arg(64, "side of the policy's views, in pixels", min=8, group="data")
+    policy_views: int = arg(
+        0, "the policy sees this many of the views, the first ones; 0: all", min=0, group="data"
+    )
     frame_size: int = arg(32, "side of the world model's frames, in pixels", min=8, group="data")
     frame_interval_s: float = arg(
         0.0, "seconds between frames; 0 takes them as stored", min=0, group="data"

@@ -17,7 +17,9 @@ A batch holds what is stored, unnormalised; the processor turns it into model in
 | key             | shape           | dtype   | when                                               |
 |-----------------|-----------------|---------|----------------------------------------------------|
 | `frames`        | (B,N+1,3,S,S)   | uint8   | `with_frames`: x_t … x_{t+N} of the main camera    |
+|                 | (B,N+1,V,3,S,S) |         | with `frame_views` > 1: of several                 |
 | `frame_is_pad`  | (B,N+1)         | bool    | `with_frames`: the clip ended; the last repeats   |
+| `frame_states`  | (B,N+1,P)       | float32 | `with_frame_states`: the state beside each frame   |
 | `images`        | (B,V,3,S,S)     | uint8   | always: the views at time t, main camera first     |
 | `view_mask`     | (B,V)           | bool    | always: False where an episode lacks that camera   |
 | `task`          | list of B str   |         | always                                             |

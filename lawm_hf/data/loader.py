@@ -106,6 +106,11 @@ def _open_readers(
     state_sizes = {s.features.state_size for s in sources}
     if window.with_state and len(state_sizes) > 1:
         logger.warning("The sources' states have sizes %s: no state is loaded.", state_sizes)
+    if window.with_frame_states and len(state_sizes) > 1:
+        raise ValueError(
+            f"Mixed sources need states of one size for `with_frame_states`, got {state_sizes}. "
+            "Leave some out, or predict no states: a world model without `state_size`."
+        )
     readers = [
         WindowReader(
             source,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One string names a source, everywhere: `scheme:location[,key=value...]`.
 
-    tabletop:SUITE[,episodes=N,domain=hand,actions=false,…]   the embedded tabletop, recorded once
+    tabletop:SUITE[,episodes=N,domain=hand,actions=false,…]   the embedded tabletop, recorded once;
+                                                              actions=false,state=true: no actions,
+                                                              and yet the robot's state
     lerobot:DIR_OR_REPO[/folder][,revision=,action=,state=]   LeRobot v2.0, v2.1, v3.0
     lerobot:…,suite=libero_goal[,gripper=open_is_1]           the episodes of a LIBERO suite; a
                                                               gripper of 0 to 1 becomes LIBERO's
@@ -207,7 +209,11 @@ def _folder(location: str, captions: str | None = None) -> Source:
 
 
 def _tabletop(
-    location: str, episodes: str | None = None, views: str | None = None, **options: str
+    location: str,
+    episodes: str | None = None,
+    views: str | None = None,
+    state: str = "",
+    **options: str,
 ) -> Source:
     """The folder that the recorder leaves; here `episodes` and `views` say what to record."""
     from ..envs.tabletop.recorder import record_tabletop
@@ -220,11 +226,17 @@ def _tabletop(
         if key not in known:
             raise ValueError(_unknown("option of `tabletop:`", key, list(known)))
     values = {k: _parse_value(v) for k, v in options.items()}
+    # The recorder writes actions and states together.
+    hides_actions = state == "true" and values.get("actions") is False
+    if hides_actions:
+        values["actions"], options["state"] = True, state
+    elif state not in ("", "true"):
+        raise ValueError(f"`state` of `tabletop:` must be true or left out, got {state!r}.")
     if views:
         values["views"] = tuple(views.split("+"))
     folder = record_tabletop(**values)
     name = ",".join(["tabletop", *(f"{k}={v}" for k, v in sorted(options.items()))])
-    return LeRobotSource(LocalFiles(folder), name)
+    return LeRobotSource(LocalFiles(folder), name, action="" if hides_actions else None)
 
 
 def _parse_value(text: str) -> Any:

@@ -29,7 +29,10 @@ class WindowSpec:
         resize: `"squash"` ignores the aspect ratio, as the authors do; `"crop"` keeps the centre.
         views: Camera names, the main one first; the last part of a key is enough (`"front"` for
             `observation.images.front`). None takes all the source has.
+        image_views: The policy sees only this many of the views, the first ones; None for all.
         with_frames: Load x_t … x_{t+N} of the main camera.
+        frame_views: Load them of this many of the views, the first ones.
+        with_frame_states: Load the robot's state beside each of them.
         with_actions: Load the N actions at t … t+N-1, at the source's own rate; or the chunk of
             frame t, where each frame holds one.
         with_state: Load the robot's state at t, if the source has one.
@@ -41,7 +44,10 @@ class WindowSpec:
     frame_interval_s: float | None = None
     resize: Literal["squash", "crop"] = "squash"
     views: tuple[str, ...] | None = None
+    image_views: int | None = None
     with_frames: bool = False
+    frame_views: int = 1
+    with_frame_states: bool = False
     with_actions: bool = False
     with_state: bool = True
     max_start: int | None = None
@@ -51,6 +57,11 @@ class WindowSpec:
             raise ValueError(
                 f"`chunk_size` and `image_size` must be at least 1, got {self.chunk_size} and "
                 f"{self.image_size}."
+            )
+        if self.frame_views < 1 or self.image_views == 0:
+            raise ValueError(
+                f"`frame_views` and `image_views` must be at least 1, got {self.frame_views} and "
+                f"{self.image_views}."
             )
         if self.resize not in ("squash", "crop"):
             raise ValueError(f'`resize` must be "squash" or "crop", got {self.resize!r}.')
@@ -111,13 +122,28 @@ class WindowReader:
     ):
         self.source, self.window, self.source_index = source, window, source_index
         features = source.features
-        self.views = (
+        cameras = (
             features.cameras
             if window.views is None
             else tuple(pick_camera(v, features.cameras) for v in window.views)
         )
-        if not self.views:
+        if not cameras:
             raise ValueError(f"{source.name} has no camera.")
+        self.views = cameras[: window.image_views]
+        self.frame_views = cameras[: window.frame_views] if window.with_frames else ()
+        self.cameras = max(self.views, self.frame_views, key=len)
+        if window.with_frames and len(self.frame_views) < window.frame_views:
+            raise ValueError(
+                f"Frames of {window.frame_views} views need as many cameras, but {source.name} has "
+                f"{', '.join(cameras)}. Open it with more (`views=a+b`), or ask for fewer: the "
+                "`num_views` of the world model."
+            )
+        if window.with_frame_states and not features.state_size:
+            raise ValueError(
+                f"`with_frame_states` needs the robot's state, but {source.name} has none. Give a "
+                "source that has (the tabletop with `state=true`), or a world model without "
+                "`state_size`."
+            )
         if window.with_actions and not features.action_size:
             raise ValueError(
                 f"`with_actions` needs actions, but {source.name} has none: it can only be used "
@@ -139,7 +165,7 @@ class WindowReader:
         if self.source.lengths is None:
             return float("inf")
         frames = int(self.source.lengths[self.source.clips].sum())
-        return frames * len(self.views) * 3 * self.window.image_size**2
+        return frames * len(self.cameras) * 3 * self.window.image_size**2
 
     def num_starts(self, clip: int) -> int:
         """Windows in the clip."""
@@ -180,12 +206,14 @@ class WindowReader:
         present = self.source.cameras_of(clip)
         if self.views[0] not in present:
             raise BadClipError(f"no main camera {self.views[0]}")
+        if missing := [camera for camera in self.frame_views if camera not in present]:
+            raise BadClipError(f"no camera {missing[0]}")
         frames = {}
-        for camera in self.views:
+        for camera in self.cameras:
             if camera not in present:
                 continue
             needed = np.asarray(starts)
-            if self.window.with_frames and camera == self.views[0]:
+            if camera in self.frame_views:
                 needed = np.concatenate([self.frame_indices(clip, s)[0] for s in starts])
             needed = np.unique(needed)
             if self.is_cached:
@@ -194,9 +222,10 @@ class WindowReader:
                 decoded = self._decode(clip, camera, needed)
             frames[camera] = needed, decoded
         state, actions = None, None
-        if self.with_state or self.window.with_actions:
+        wants_state = self.with_state or self.window.with_frame_states
+        if wants_state or self.window.with_actions:
             state, actions = self.source.sound_low_dim(clip)
-        if self.with_state and (state is None or len(state) < self.source.length(clip)):
+        if wants_state and (state is None or len(state) < self.source.length(clip)):
             raise BadClipError("the state ends before the frames")
         if self.window.with_actions and actions is None:
             raise BadClipError("no actions")
@@ -214,7 +243,7 @@ class WindowReader:
     def preload(self) -> None:
         """Fill the cache, if the source is kept in memory; damaged clips are left to the stream."""
         for clip in self.source.clips.tolist() if self.is_cached else ():
-            for camera in set(self.views) & set(self.source.cameras_of(clip)):
+            for camera in set(self.cameras) & set(self.source.cameras_of(clip)):
                 with suppress(Exception):
                     self._decode_whole(clip, camera)
 
@@ -238,8 +267,12 @@ class WindowReader:
         }
         if window.with_frames:
             indices, is_pad = self.frame_indices(clip, start)
-            sample["frames"] = decoded.take(self.views[0], indices)
+            frames = [decoded.take(camera, indices) for camera in self.frame_views]
+            sample["frames"] = frames[0] if len(frames) == 1 else np.stack(frames, 1)
             sample["frame_is_pad"] = is_pad
+            if window.with_frame_states:
+                assert decoded.state is not None, "`decode` has seen to it"
+                sample["frame_states"] = decoded.state[indices]
         if self.with_state:
             assert decoded.state is not None, "`decode` has seen to it"
             sample["state"] = decoded.state[start]

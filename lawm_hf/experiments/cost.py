@@ -75,10 +75,15 @@ def training_cost(
 
 
 def pretraining_batch(model: LawmForPretraining) -> dict[str, Tensor]:
-    """Noise in the shape of what joint pretraining takes: one view."""
-    steps, side = model.policy.config.chunk_size, model.world_model.config.image_size
-    frames = torch.randint(0, 256, (_BATCH_SIZE, steps + 1, 3, side, side), dtype=torch.uint8)
-    return _observation(model.policy, num_views=1) | {"frames": frames}
+    """Noise in the shape of what joint pretraining takes: the policy sees one view."""
+    world: Any = model.world_model.config
+    shape = _BATCH_SIZE, model.policy.config.chunk_size + 1
+    channels = 3 * getattr(world, "num_views", 1)
+    size = (channels, world.image_size, world.image_size)
+    batch = {"frames": torch.randint(0, 256, (*shape, *size), dtype=torch.uint8)}
+    if getattr(world, "state_size", 0):
+        batch["frame_states"] = torch.rand(*shape, world.state_size) * 2 - 1
+    return _observation(model.policy, num_views=1) | batch
 
 
 def demonstration_batch(policy: LAWMPolicy, num_views: int = 2) -> dict[str, Tensor]:

@@ -36,6 +36,11 @@ class DreamerV3Config(LAWMWorldModelConfig):
     Args:
         image_size: Side of the square frames in pixels, a multiple of 32.
         action_size: Numbers `A` in one (latent) action.
+        num_views: Views `V` that are predicted; their channels are stacked, the main one first.
+        state_size: Numbers `P` of the robot's state, which is then seen and predicted beside the
+            frames; 0 for video alone.
+        state_scale: Weight of the state's squared error, summed over its normalised numbers. It
+            moves as a whole by about 1, a frame by some 40.
         deter_size: Width `D` of the deterministic state.
         hidden_size: Width of the hidden layers of the recurrent model.
         num_categoricals: Categorical variables `S` in the stochastic state.
@@ -83,6 +88,9 @@ class DreamerV3Config(LAWMWorldModelConfig):
     attribute_map: ClassVar = {"objective": "training_states"}
     retired_options = frozenset({"num_channels"})
 
+    num_views: int = 1
+    state_size: int = 0
+    state_scale: float | int = 10.0
     deter_size: int = 4096
     hidden_size: int = 512
     num_categoricals: int = 32
@@ -194,10 +202,12 @@ class DreamerV3Config(LAWMWorldModelConfig):
         """Sizes are positive and the blocks divide them."""
         for name in (
             *("action_size", "deter_size", "hidden_size", "num_categoricals"),
-            *("depth", "num_blocks"),
+            *("depth", "num_blocks", "num_views"),
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.state_size < 0:
+            raise ValueError(f"`state_size` must not be negative, got {self.state_size}.")
         if self.num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {self.num_classes}.")
         for name in ("deter_size", "grid_channels"):
@@ -210,7 +220,8 @@ class DreamerV3Config(LAWMWorldModelConfig):
     def validate_loss(self):
         """Weights are not negative and the objective's options make sense."""
         for name in (
-            *("motion_weight", "reconstruction_scale", "dyn_scale", "rep_scale", "free_nats"),
+            *("motion_weight", "reconstruction_scale", "state_scale", "dyn_scale", "rep_scale"),
+            "free_nats",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")

@@ -5,8 +5,8 @@ It is given frames `x_t .. x_{t+N}` and `N` actions; action `k` leads from frame
 so that each action, the first included, is needed to predict a frame. The losses are about the
 predicted frames `x_{t+1} .. x_{t+N}`; frame `x_t` is only observed (paper §III-A).
 
-Shapes: `B` batch, `N` chunk steps, `C,H,W` image, `A` action, `E` frame embedding, `D` deter,
-`S×K` stoch.
+Shapes: `B` batch, `N` chunk steps, `C,H,W` image (`C` is 3 for each view), `A` action, `P` the
+robot's state, `E` frame embedding, `D` deter, `S×K` stoch.
 """
 
 import torch
@@ -21,7 +21,7 @@ from .images_lawm import send
 from .inference_lawm import compile_policy  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
 from .modeling_lawm import LAWMWorldModel
-from .modeling_objectives import FixedFeatures, hide_patches, lay_over
+from .modeling_objectives import FixedFeatures, StateCoder, hide_patches, lay_over
 from .modeling_outputs import (
     WorldModelOutput,
     check_clip,
@@ -59,6 +59,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
         self.decoder = FrameDecoder(config)
         if config.frame_loss == "features":
             self.features = FixedFeatures(NUM_CHANNELS)
+        if config.state_size:
+            self.states = StateCoder(config)
         self.post_init()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -67,6 +69,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
         actions: Tensor,
         frame_is_pad: Tensor | None = None,
         noise: Tensor | None = None,
+        frame_states: Tensor | None = None,
     ) -> WorldModelOutput:
         """Loss of predicting `x_{t+1} .. x_{t+N}`.
 
@@ -77,6 +80,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
             noise: Uniform in [0, 1), `(B, N+1, S)`, one number for each categorical variable of
                 each frame. Give the same to compare actions without sampling noise. By default
                 fresh noise in training, and the most likely classes in evaluation.
+            frame_states: With `config.state_size`, the robot's normalised state beside each frame,
+                `(B, N+1, P)`.
 
         Returns:
             Losses of each step, 0 where the frame is padding. With `config.num_decoded_steps` the
@@ -84,10 +89,13 @@ class DreamerV3WorldModel(LAWMWorldModel):
             scaled up, so that the average over steps estimates the same number.
         """
         self._check_inputs(frames, actions, frame_is_pad, noise)
+        self._check_states(frame_states, frames.shape[:2])
         num_steps = actions.shape[1]
         is_posterior = self.config.training_states == "posterior"
         if frame_is_pad is not None:
             frames = frames.masked_fill(frame_is_pad[:, :, None, None, None], 0)
+            if frame_states is not None:
+                frame_states = frame_states.masked_fill(frame_is_pad[:, :, None], 0)
         images = seen = self._centre(frames if is_posterior else frames[:, :1])
         if self.training and self.config.mask_ratio:
             seen = hide_patches(images, self.config.mask_ratio)
@@ -97,32 +105,34 @@ class DreamerV3WorldModel(LAWMWorldModel):
         steps = self._draw_steps(num_steps, frames.device)
         where = None if steps is None else send(steps, frames.device)
         if is_posterior:
-            states = self.rssm.observe(self._embed(seen), actions, noise=noise).at(slice(1, None))
+            embeds = self._embed(seen, frame_states)
+            states = self.rssm.observe(embeds, actions, noise=noise).at(slice(1, None))
             kl = self._kl(states)  # (B, N)
             targets = images[:, 1:]
             if where is not None:
                 states, targets = states.at(where), targets[:, where]
         else:
             start, later = (None, None) if noise is None else (noise[:, 0], noise[:, 1:])
-            state = self.rssm.initial_state(self._embed(seen)[:, 0], start)
+            state = self.rssm.initial_state(self._embed(seen, frame_states)[:, 0], start)
             states = self.rssm.imagine(state, actions, later, steps)
             kl = images.new_zeros(actions.shape[:2])
             targets = self._centre(frames[:, 1:] if where is None else frames[:, where + 1])
         first = images[:, :1]
-        reconstruction = self._error(self._draw(states, first, seen[:, :1]), targets, first)
+        drawn = self._draw(states, first, seen[:, :1])
+        errors = {"reconstruction_loss": self._error(drawn, targets, first)}  # (B, N) each
+        if frame_states is not None:
+            errors["state_loss"] = self._state_error(states, frame_states, where)
         if where is not None:
             weight = num_steps / len(where)
-            reconstruction = spread_steps(reconstruction, where, weight, num_steps)  # (B, N)
+            errors = {k: spread_steps(e, where, weight, num_steps) for k, e in errors.items()}
+        errors["kl_loss"] = kl
         is_pad = None if frame_is_pad is None else frame_is_pad[:, 1:]
         if is_pad is not None:
-            kl, reconstruction = kl.masked_fill(is_pad, 0), reconstruction.masked_fill(is_pad, 0)
-        return WorldModelOutput(
-            loss=masked_mean(
-                self.config.reconstruction_scale * reconstruction + kl, is_pad, self.training
-            ),
-            reconstruction_loss=reconstruction,
-            kl_loss=kl,
-        )
+            errors = {k: error.masked_fill(is_pad, 0) for k, error in errors.items()}
+        loss = self.config.reconstruction_scale * errors["reconstruction_loss"] + errors["kl_loss"]
+        if "state_loss" in errors:
+            loss = loss + self.config.state_scale * errors["state_loss"]
+        return WorldModelOutput(loss=masked_mean(loss, is_pad, self.training), **errors)
 
     def _draw_steps(self, num_steps: int, device: torch.device) -> Tensor | None:
         """Which steps this update decodes, `(num_decoded_steps,)` of them; `None` for all.
@@ -135,16 +145,32 @@ class DreamerV3WorldModel(LAWMWorldModel):
         where = device if torch.compiler.is_compiling() else "cpu"
         return torch.randperm(num_steps, device=where)[:num_decoded]
 
-    def predict_frames(self, first_frame: Tensor, actions: Tensor) -> Tensor:
+    def predict_frames(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, first_frame: Tensor, actions: Tensor, first_state: Tensor | None = None
+    ) -> Tensor:
         """See `LAWMWorldModel.predict_frames`."""
-        state = self.initial_state(self.encode(first_frame[:, None])[:, 0])
-        return self.decode(self.imagine(state, actions), first_frame=first_frame)
+        states = self._predict(first_frame, actions, first_state)
+        return self.decode(states, first_frame=first_frame)
 
-    def redraw_frames(self, frames: Tensor, actions: Tensor) -> Tensor | None:
+    def predict_states(self, first_frame: Tensor, actions: Tensor, first_state: Tensor) -> Tensor:
+        """See `LAWMWorldModel.predict_states`."""
+        states = self._predict(first_frame, actions, first_state)
+        return self.states.draw(states.deter, states.stoch, first_state[:, None])
+
+    def _predict(
+        self, first_frame: Tensor, actions: Tensor, first_state: Tensor | None
+    ) -> RSSMState:
+        first_state = None if first_state is None else first_state[:, None]
+        state = self.initial_state(self.encode(first_frame[:, None], first_state)[:, 0])
+        return self.imagine(state, actions)
+
+    def redraw_frames(
+        self, frames: Tensor, actions: Tensor, frame_states: Tensor | None = None
+    ) -> Tensor | None:
         """See `LAWMWorldModel.redraw_frames`; imagination never draws a frame that was seen."""
         if self.config.training_states == "imagination":
             return None
-        states = self.observe(self.encode(frames), actions)
+        states = self.observe(self.encode(frames, frame_states), actions)
         return self.decode(states, first_frame=frames[:, 0])
 
     def draw_noise(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -152,9 +178,13 @@ class DreamerV3WorldModel(LAWMWorldModel):
         shape = (*frames.shape[:2], self.config.num_categoricals)
         return {"noise": torch.rand(shape, generator=generator).to(frames.device)}
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Embed frames `(B, T, C, H, W)`, uint8 or float in [0, 1], as `(B, T, E)`."""
-        return self._embed(self._centre(frames))
+    def encode(self, frames: Tensor, frame_states: Tensor | None = None) -> Tensor:
+        """Embed frames `(B, T, C, H, W)`, uint8 or float in [0, 1], as `(B, T, E)`.
+
+        With `config.state_size` also the robot's normalised states beside them, `(B, T, P)`.
+        """
+        self._check_states(frame_states, frames.shape[:2])
+        return self._embed(self._centre(frames), frame_states)
 
     def initial_state(self, embed: Tensor, noise: Tensor | None = None) -> RSSMState:
         """Latent state of a first frame from its embedding `(B, E)`; see `RSSM.initial_state`."""
@@ -213,17 +243,29 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if first is None or not self.config.residual_decoder:
             return drawn
         if self.config.residual == "composite":
-            return lay_over(first, drawn)
+            views = zip(first.split(3, 2), drawn.split(4, 2), strict=True)
+            return torch.cat([lay_over(*view) for view in views], 2)
         return drawn + first
 
     def _error(self, drawn: Tensor, targets: Tensor, first: Tensor) -> Tensor:
-        """Error `(B, N)` of drawn images: of their pixels, or averaged over scales of features."""
+        """Error `(B, N)` of drawn images, summed over the views, each of which moves on its own."""
+        views = zip(*(i.split(NUM_CHANNELS, 2) for i in (drawn, targets, first)), strict=True)
+        return torch.stack([self._view_error(*view) for view in views]).sum(0)
+
+    def _view_error(self, drawn: Tensor, targets: Tensor, first: Tensor) -> Tensor:
+        """Error `(B, N)` of one view: of its pixels, or averaged over scales of features."""
         weight = self.config.motion_weight
         if self.config.frame_loss == "pixels":
             return frame_error(drawn, targets, first, weight)
         maps = (self.features(images) for images in (drawn, targets, first))
         errors = [frame_error(d, t, f, weight) for d, t, f in zip(*maps, strict=True)]
         return torch.stack(errors).mean(0)  # over the scales
+
+    def _state_error(self, states: RSSMState, seen: Tensor, where: Tensor | None) -> Tensor:
+        """Squared error `(B, n)` of the robot's states, of which `seen` `(B, N+1, P)` is all."""
+        targets = seen[:, 1:] if where is None else seen[:, where + 1]
+        drawn = self.states.draw(states.deter, states.stoch, seen[:, :1])
+        return (drawn - targets).square().sum(-1)
 
     def _kl(self, states: RSSMState) -> Tensor:
         """Weighted KL terms `(B, N)` of posterior states: DreamerV3's balancing and free nats."""
@@ -241,17 +283,32 @@ class DreamerV3WorldModel(LAWMWorldModel):
             images = images.float() - 0.5
         return images.unflatten(0, frames.shape[:2])
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self.encoder(images.flatten(0, 1).to(self.dtype)).unflatten(0, images.shape[:2])
+    def _embed(self, images: Tensor, frame_states: Tensor | None = None) -> Tensor:
+        embeds = self.encoder(images.flatten(0, 1).to(self.dtype)).unflatten(0, images.shape[:2])
+        if frame_states is None:
+            return embeds
+        return embeds + self.states.embed(frame_states[:, : images.shape[1]])
 
     def _check_inputs(
         self, frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, noise: Tensor | None
     ) -> None:
-        check_clip(frames, actions, frame_is_pad, self.config.image_size, self.config.action_size)
+        c = self.config
+        check_clip(frames, actions, frame_is_pad, c.image_size, c.action_size, c.num_views)
         expected = (*frames.shape[:2], self.config.num_categoricals)
         if noise is not None and noise.shape != expected:
             raise ValueError(
                 f"`noise` must have shape (B, N+1, S) = {expected}, got {tuple(noise.shape)}."
+            )
+
+    def _check_states(self, frame_states: Tensor | None, shape: torch.Size) -> None:
+        size = self.config.state_size
+        found = None if frame_states is None else tuple(frame_states.shape)
+        if found != ((*shape, size) if size else None):
+            raise ValueError(
+                "`frame_states` (`first_state`) must be the robot's normalised states, "
+                f"{size or 'none'} for each of {tuple(shape)} frames, as `state_size` {size} says, "
+                f"got {found}. Load them with `WindowSpec(with_frame_states=True)`, or build the "
+                "world model with another `state_size`; 0 is for video alone."
             )
 
     @torch.no_grad()
@@ -268,7 +325,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
             is_last = module is self.decoder.layers[-1]
             _init_truncated(module.weight, fans, 0.01 if is_last else 1.0)
         elif isinstance(module, ScanLinear | BlockLinear):
-            _init_truncated(module.weight, module.fans)
+            is_last = self.config.state_size and module is self.states.decoder
+            _init_truncated(module.weight, module.fans, 0.01 if is_last else 1.0)
         elif isinstance(module, FixedFeatures):
             module.draw_kernels()
         for name, parameter in module.named_parameters(recurse=False):

@@ -64,7 +64,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__()
-        layers, channels = [], NUM_CHANNELS
+        layers, channels = [], NUM_CHANNELS * config.num_views
         for stage in range(config.num_stages):
             out = config.depth << stage
             layers += [
@@ -76,7 +76,7 @@ class FrameEncoder(nn.Module):
         self.layers = FrameLayers(*layers)
 
     def forward(self, images: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        """Embed images in [-0.5, 0.5], `(B, C, H, W)`, as `(B, E)`.
+        """Embed images in [-0.5, 0.5], `(B, V*C, H, W)`, as `(B, E)`.
 
         Args:
             images: The images.
@@ -106,6 +106,7 @@ class FrameDecoder(nn.Module):
         kernel = config.decoder_kernel_size
         layers, channels = [], config.grid_channels
         num_drawn = _NUM_DRAWN[config.residual] if config.residual_decoder else NUM_CHANNELS
+        num_drawn *= config.num_views
         for stage in reversed(range(config.num_stages)):
             is_last = stage == 0
             if config.decoder_skips:
@@ -118,7 +119,7 @@ class FrameDecoder(nn.Module):
         self.layers = FrameLayers(*layers)
 
     def forward(self, deter: Tensor, stoch: Tensor, skips: Sequence[Tensor] = ()) -> Tensor:
-        """Draw `(B, 3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`.
+        """Draw `(B, V*3, H, W)`, or what `config.residual` wants, from `(B, D)` and `(B, S, K)`.
 
         With `config.decoder_skips` also from the encoder's maps of `x_t`, for each frame again.
         """

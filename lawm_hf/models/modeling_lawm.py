@@ -372,6 +372,10 @@ class LAWMWorldModel(LAWMModel, abstract=True):
     ) -> WorldModelOutput:
         """Loss of predicting `x_{t+1} .. x_{t+N}`, differentiable in the actions.
 
+        Where the configuration has `num_views` above 1, `C` is 3 for each view, one after the
+        other; where it has a `state_size`, `frame_states` `(B, N+1, P)` is given too, and
+        `first_state` `(B, P)` to `predict_frames`.
+
         Args:
             frames: `x_t .. x_{t+N}`, `(B, N+1, C, H, W)`, uint8 or float in [0, 1].
             actions: `(B, N, A)`; action `k` leads from frame `k` to frame `k+1`.
@@ -387,6 +391,10 @@ class LAWMWorldModel(LAWMModel, abstract=True):
             first_frame: `x_t`, `(B, C, H, W)`, uint8 or float in [0, 1].
             actions: `(B, N, A)`.
         """
+        raise NotImplementedError
+
+    def predict_states(self, first_frame: Tensor, actions: Tensor, first_state: Tensor) -> Tensor:
+        """The robot's states `(B, N, P)` beside those frames, normalised; see `forward`."""
         raise NotImplementedError
 
     def redraw_frames(self, frames: Tensor, actions: Tensor) -> Tensor | None:

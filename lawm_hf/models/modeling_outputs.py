@@ -38,11 +38,13 @@ class WorldModelOutput(ModelOutput):
         loss: Scalar, averaged over the steps whose frame is not padding.
         reconstruction_loss: `(B, N)`, squared error summed over the pixels of a frame.
         kl_loss: `(B, N)`, weighted KL terms in nats; zeros for an objective without a posterior.
+        state_loss: `(B, N)`, squared error summed over the robot's state, of models that predict it.
     """
 
     loss: Tensor | None = None
     reconstruction_loss: Tensor | None = None
     kl_loss: Tensor | None = None
+    state_loss: Tensor | None = None
 
 
 @dataclass
@@ -53,6 +55,7 @@ class PretrainingOutput(ModelOutput):
     latents: Tensor | None = None
     reconstruction_loss: Tensor | None = None
     kl_loss: Tensor | None = None
+    state_loss: Tensor | None = None
 
 
 def world_size() -> int:
@@ -81,20 +84,27 @@ def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = 
 
 
 def check_clip(
-    frames: Tensor, actions: Tensor, frame_is_pad: Tensor | None, image_size: int, action_size: int
+    frames: Tensor,
+    actions: Tensor,
+    frame_is_pad: Tensor | None,
+    image_size: int,
+    action_size: int,
+    num_views: int = 1,
 ) -> None:
     """Refuse what a world model cannot be given; see `LAWMWorldModel.forward`.
 
     Shapes and dtypes only: to look at values would make a GPU wait.
 
     Raises:
-        ValueError: If the clip is not `(B, N+1, 3, image_size, image_size)`, uint8 or float, with
+        ValueError: If the clip is not `(B, N+1, V*3, image_size, image_size)`, uint8 or float, with
             one action between each two frames.
     """
-    if frames.dim() != 5 or frames.shape[2:] != (3, image_size, image_size):
+    expected = (3 * num_views, image_size, image_size)
+    if frames.dim() != 5 or frames.shape[2:] != expected:
+        size = ", ".join(map(str, expected))
         raise ValueError(
-            f"`frames` must have shape (B, N+1, 3, {image_size}, {image_size}), got "
-            f"{tuple(frames.shape)}. Resize the frames or change `image_size`."
+            f"`frames` must have shape (B, N+1, {size}), 3 channels for each of {num_views} views, "
+            f"got {tuple(frames.shape)}. Resize the frames, or change `image_size` or `num_views`."
         )
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise ValueError(

@@ -67,7 +67,11 @@ class LAWMForPretraining(LAWMModel):
         )
 
     def forward(
-        self, frames: Tensor, frame_is_pad: Tensor | None = None, **observation: Tensor
+        self,
+        frames: Tensor,
+        frame_is_pad: Tensor | None = None,
+        frame_states: Tensor | None = None,
+        **observation: Tensor,
     ) -> PretrainingOutput:
         """Predict `x_{t+1..t+N}` from `x_t` and the policy's latent actions.
 
@@ -76,6 +80,8 @@ class LAWMForPretraining(LAWMModel):
         Args:
             frames: `x_t .. x_{t+N}`, `(B, N+1, C, H, W)`, uint8 or float in [0, 1].
             frame_is_pad: `(B, N+1)`; padded frames add nothing to the loss.
+            frame_states: The robot's states beside the frames, `(B, N+1, P)`, for a world model
+                that predicts them. The policy does not see them.
             **observation: Inputs of the policy at time `t`.
         """
         latents = self.policy(**observation).actions  # (B, N, A)
@@ -85,12 +91,16 @@ class LAWMForPretraining(LAWMModel):
                 '`latent_norm="batch"`, which it ignores. Call it, or set `latent_norm="none"`.'
             )
         actions = latents.detach() if self.config.cut_gradient else latents
-        prediction = self.world_model(frames=frames, actions=actions, frame_is_pad=frame_is_pad)
+        states = {} if frame_states is None else {"frame_states": frame_states}
+        prediction = self.world_model(
+            frames=frames, actions=actions, frame_is_pad=frame_is_pad, **states
+        )
         return PretrainingOutput(
             loss=prediction.loss,
             latents=latents,
             reconstruction_loss=prediction.reconstruction_loss,
             kl_loss=prediction.kl_loss,
+            state_loss=prediction.state_loss,
         )
 
     def save_pretrained(

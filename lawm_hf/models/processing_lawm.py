@@ -136,6 +136,7 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
         actions: Tensor | np.ndarray | None = None,
         action_is_pad: Tensor | np.ndarray | None = None,
         frames: Tensor | np.ndarray | None = None,
+        frame_states: Tensor | np.ndarray | None = None,
         frame_is_pad: Tensor | np.ndarray | None = None,
         view_mask: Tensor | np.ndarray | None = None,
         state_mask: Tensor | np.ndarray | None = None,
@@ -154,7 +155,10 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             actions: Target chunk `(B, N, A)` in the robot's units.
             action_is_pad: `(B, N)`; padded actions may hold anything and become 0.
             frames: `x_t .. x_{t+N}` for the world model, `(B, N+1, C, H, W)`; returned in the same
-                dtype, resized, and never augmented.
+                dtype, resized, and never augmented. Of several views, `(B, N+1, V, C, H, W)`, the
+                channels are stacked: `(B, N+1, V*C, H, W)`.
+            frame_states: Proprioception beside the frames, `(B, N+1, P)`, in the robot's units;
+                padded ones may hold anything and become 0.
             frame_is_pad: `(B, N+1)`, handed on.
             view_mask: `(B, V)`, true where a view exists, handed on.
             state_mask: `(B,)`, true where a state exists; others may hold anything and become 0.
@@ -164,7 +168,7 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
         Returns:
             `pixel_values`, `task_embeds`, `task_tokens` `(B, T)` if the processor makes them (-1
             past the end of an instruction), and whichever of `state`, `state_mask`, `actions`,
-            `action_is_pad`, `frames`, `frame_is_pad`, `view_mask` were given.
+            `action_is_pad`, `frames`, `frame_states`, `frame_is_pad`, `view_mask` were given.
 
         Raises:
             ValueError: If a shape, dtype or value is not as described, with what to do about it.
@@ -191,6 +195,11 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             is_present = masks.get("state_mask")
             is_absent = None if is_present is None else ~is_present.to(state.device)
             batch["state"] = self.state_normalizer.normalize(state, is_absent)
+        if frame_states is not None:
+            frame_states = torch.as_tensor(frame_states, dtype=torch.float32)
+            is_pad = masks.get("frame_is_pad")
+            is_pad = None if is_pad is None else is_pad.to(frame_states.device)
+            batch["frame_states"] = self.state_normalizer.normalize(frame_states, is_pad)
         if actions is not None:
             actions = torch.as_tensor(actions, dtype=torch.float32)
             is_pad = masks.get("action_is_pad")
@@ -198,8 +207,10 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             batch["actions"] = self._normalize_actions(actions, is_pad)
         if frames is not None:
             frames = send(torch.as_tensor(frames), device)
-            check_images(frames, "frames", "BNCHW")
-            batch["frames"] = resize(frames, self.frame_size, "frames")
+            has_views = frames.ndim == 6
+            check_images(frames, "frames", "BNVCHW" if has_views else "BNCHW")
+            frames = resize(frames, self.frame_size, "frames")
+            batch["frames"] = frames.flatten(2, 3) if has_views else frames
         batch = {name: send(value, device) for name, value in (batch | masks).items()}
         for name, value in batch.items():
             if len(value) != batch_size:
