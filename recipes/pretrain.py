@@ -272,6 +272,7 @@ def outcome(args: PretrainArgs, health: LatentHealth | None) -> Outcome:
     following = [["finetune", "--pretrained", args.output_dir]]
     if args.objective != "supervised":
         following.append(["analyze", "--pretrained", args.output_dir])
+    if args.objective != "supervised" and not (health and health.parts):  # of one view
         following.append(["play", args.output_dir])
     made = run_summary(args.output_dir)
     if health is not None:

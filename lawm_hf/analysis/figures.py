@@ -31,8 +31,8 @@ def imagination_strip(
 
     For each clip: the real frames; the world model's prediction from `x_t` under the clip's own
     latents; that under those of another clip (of another instruction, if there is one); and where
-    training draws frames that were seen, its drawing of those. Views lie below each other. If the predictions look alike, the
-    latents mean nothing.
+    training draws frames that were seen, its drawing of those. Views lie below each
+    other. If the predictions look alike, the latents mean nothing.
 
     Args:
         policy: The policy.
@@ -70,7 +70,7 @@ def imagination_strip(
 def neighbour_gallery(clips: Clips, latents: Array, path: str | Path, num_queries: int = 5) -> Path:
     """Write a PNG of clips and the three of other episodes whose latents are most alike.
 
-    As Fig. 7 of the paper: each clip is shown by its first frame and its last one, of the main view.
+    As Fig. 7 of the paper: each clip is shown by the main view's first frame and its last one.
 
     Args:
         clips: Clips `M`.

@@ -155,8 +155,8 @@ class LatentHealth:
 
     def _of_parts(self) -> list[str]:
         return [
-            f"    {part + ': own / another / copy':<26}"
-            f"{told['own']:7.3g} / {told['swapped']:.3g} / {told['copy']:.3g}"
+            f"    {part + ', own / other / copy':<26}"
+            f"{told['own']:8.2f} / {told['swapped']:.2f} / {told['copy']:.2f}"
             for part, told in self.parts.items()
         ]
 

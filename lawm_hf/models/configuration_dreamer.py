@@ -40,7 +40,7 @@ class DreamerV3Config(LAWMWorldModelConfig):
         state_size: Numbers `P` of the robot's state, which is then seen and predicted beside the
             frames; 0 for video alone.
         state_scale: Weight of the state's squared error, summed over its normalised numbers. It
-            moves as a whole by about 1, a frame by some 40.
+            moves by 1.4 on the tabletop, where a view of 32 pixels moves by 38.
         deter_size: Width `D` of the deterministic state.
         hidden_size: Width of the hidden layers of the recurrent model.
         num_categoricals: Categorical variables `S` in the stochastic state.

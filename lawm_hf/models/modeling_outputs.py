@@ -38,7 +38,7 @@ class WorldModelOutput(ModelOutput):
         loss: Scalar, averaged over the steps whose frame is not padding.
         reconstruction_loss: `(B, N)`, squared error summed over the pixels of a frame.
         kl_loss: `(B, N)`, weighted KL terms in nats; zeros for an objective without a posterior.
-        state_loss: `(B, N)`, squared error summed over the robot's state, of models that predict it.
+        state_loss: `(B, N)`, squared error summed over the robot's state, where it is predicted.
     """
 
     loss: Tensor | None = None

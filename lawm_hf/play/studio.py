@@ -49,6 +49,14 @@ class Studio:
 
     def __init__(self, run: Run, source: str = "", num_clips: int = NUM_CLIPS):
         self.model = LAWMForPretraining.from_pretrained(run.folder)
+        sizes = self.model.world_model.config
+        views, state = getattr(sizes, "num_views", 1), getattr(sizes, "state_size", 0)
+        if views > 1 or state:
+            raise ValueError(
+                "`lawm-hf play` imagines from one picture: a world model of one view and no robot "
+                f"state, got one of {views} views and a `state_size` of {state}. Look at this run "
+                "with `lawm-hf analyze`."
+            )
         self.processor = LAWMProcessor.from_pretrained(run.folder, subfolder="processor")
         self.window = _window(self.model, run.arguments())
         self._lock = threading.Lock()

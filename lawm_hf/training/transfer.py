@@ -48,7 +48,8 @@ def copy_frame_encoder(policy: LAWMPolicy, pretraining: str | Path) -> None:
         pretraining: Folder or Hub repository that `recipes/pretrain.py` has written.
 
     Raises:
-        ValueError: If the stem is another, or of another width.
+        ValueError: If the stem is another, or of another width, or the world model sees several
+            views at once.
     """
     world_model = DreamerV3WorldModel.from_pretrained(pretraining, subfolder="world_model")
     stem, channels = getattr(policy.config, "stem", None), 2 * world_model.config.depth
@@ -57,6 +58,11 @@ def copy_frame_encoder(policy: LAWMPolicy, pretraining: str | Path) -> None:
             f'The frame encoder in {str(pretraining)!r} fits a policy with `stem` "strided" and '
             f"{channels} as the first of `encoder_channels`, got {stem!r} and "
             f"{getattr(policy.config, 'encoder_channels', None)}. Set both in `policy_config`."
+        )
+    if world_model.config.num_views > 1:
+        raise ValueError(
+            "A policy sees its views one by one: the frame encoder must be of a world model of one "
+            f"view, got {world_model.config.num_views} in {str(pretraining)!r}. Pretrain with one."
         )
     policy.get_submodule("vision.stem").load_state_dict(world_model.encoder.layers[:6].state_dict())
 
