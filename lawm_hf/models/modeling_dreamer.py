@@ -19,9 +19,9 @@ from .images_lawm import send
 
 # Not used here, nor is `SharedOnHub`: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
-from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder
+from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder, StateCoder
 from .modeling_lawm import LAWMWorldModel
-from .modeling_objectives import FixedFeatures, StateCoder, hide_patches, lay_over
+from .modeling_objectives import FixedFeatures, hide_patches, lay_over
 from .modeling_outputs import (
     WorldModelOutput,
     check_clip,

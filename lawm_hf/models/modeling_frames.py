@@ -128,3 +128,20 @@ class FrameDecoder(nn.Module):
         grid = self.stoch_in(stoch.flatten(1)) + blocks.transpose(1, 2).flatten(1) + self.bias
         grid = grid.unflatten(-1, (self.grid_size, self.grid_size, -1))
         return self.layers(grid.permute(0, 3, 1, 2), skips)
+
+
+class StateCoder(nn.Module):
+    """The robot's state, in and out: one linear layer each."""
+
+    def __init__(self, config: DreamerV3Config):
+        super().__init__()
+        self.encoder = ScanLinear(config.state_size, config.embed_size)
+        self.decoder = ScanLinear(config.deter_size + config.stoch_size, config.state_size)
+
+    def embed(self, states: Tensor) -> Tensor:
+        """What states `(B, T, P)` add to the embeddings of their frames, `(B, T, E)`."""
+        return self.encoder(states.to(self.encoder.weight.dtype))
+
+    def draw(self, deter: Tensor, stoch: Tensor, first: Tensor) -> Tensor:
+        """States `(B, N, P)` from latent ones, as the difference to the first, `(B, 1, P)`."""
+        return first + self.decoder(torch.cat([deter, stoch.flatten(2)], -1)).float()

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the world model's optional objectives need: the paper's future work, a few lines each.
 
-Pictures laid over the first frame, masked frames, errors between features instead of pixels, and
-the robot's state beside the frames; see `residual`, `mask_ratio`, `frame_loss` and `state_size` of
-`DreamerV3Config`.
+Pictures laid over the first frame, masked frames, and errors between features instead of pixels;
+see `residual`, `mask_ratio` and `frame_loss` of `DreamerV3Config`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-
-from .configuration_dreamer import DreamerV3Config
-from .scan_linear import ScanLinear
 
 _START = -2.0  # logit of the opacity that a composite starts with: nearly a copy of x_t
 PATCHES_PER_SIDE = 8  # a patch is 4 pixels of a 32-pixel frame: about half a cube of the tabletop
@@ -46,23 +42,6 @@ def hide_patches(images: Tensor, ratio: float) -> Tensor:
     for dim in (-2, -1):
         is_hidden = is_hidden.repeat_interleave(images.shape[dim] // PATCHES_PER_SIDE, dim)
     return images.masked_fill(is_hidden, 0)
-
-
-class StateCoder(nn.Module):
-    """The robot's state, in and out: one linear layer each."""
-
-    def __init__(self, config: DreamerV3Config):
-        super().__init__()
-        self.encoder = ScanLinear(config.state_size, config.embed_size)
-        self.decoder = ScanLinear(config.deter_size + config.stoch_size, config.state_size)
-
-    def embed(self, states: Tensor) -> Tensor:
-        """What states `(B, T, P)` add to the embeddings of their frames, `(B, T, E)`."""
-        return self.encoder(states.to(self.encoder.weight.dtype))
-
-    def draw(self, deter: Tensor, stoch: Tensor, first: Tensor) -> Tensor:
-        """States `(B, N, P)` from latent ones, as the difference to the first, `(B, 1, P)`."""
-        return first + self.decoder(torch.cat([deter, stoch.flatten(2)], -1)).float()
 
 
 class FixedFeatures(nn.Module):
