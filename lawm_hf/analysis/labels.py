@@ -155,7 +155,7 @@ def open_labels(
         sha256=digest.hexdigest(),
         shape=(sizes.chunk_size, sizes.action_size),
         image_size=sizes.image_size,
-        num_views=sizes.num_views,
+        num_views=args.get("policy_views") or sizes.num_views,
         resize=args.get("resize", "squash"),
         interval_s=args.get("frame_interval_s") or None,
         views=_views(args),
@@ -177,5 +177,5 @@ def _views(args: dict[str, Any]) -> tuple[str, ...] | None:
     """Cameras by the specs of pretraining, which all name as many."""
     with suppress(ValueError, IndexError, KeyError):
         views = parse_spec(args["sources"][0])[2].get("views")
-        return tuple(views.split("+")) if views else None
+        return tuple(views.split("+"))[: args.get("policy_views") or None] if views else None
     return None

@@ -25,6 +25,8 @@ from .modeling_objectives import FixedFeatures, hide_patches, lay_over
 from .modeling_outputs import (
     WorldModelOutput,
     check_clip,
+    check_states,
+    draw_steps,
     frame_error,
     masked_mean,
     spread_steps,
@@ -89,7 +91,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
             scaled up, so that the average over steps estimates the same number.
         """
         self._check_inputs(frames, actions, frame_is_pad, noise)
-        self._check_states(frame_states, frames.shape[:2])
+        check_states(frame_states, frames.shape[:2], self.config.state_size)
         num_steps = actions.shape[1]
         is_posterior = self.config.training_states == "posterior"
         if frame_is_pad is not None:
@@ -102,7 +104,8 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if noise is None and self.training:
             shape = (*frames.shape[:2], self.config.num_categoricals)
             noise = torch.rand(shape, device=frames.device)
-        steps = self._draw_steps(num_steps, frames.device)
+        wanted = self.config.num_decoded_steps if self.training else None
+        steps = draw_steps(wanted, num_steps, frames.device)
         where = None if steps is None else send(steps, frames.device)
         if is_posterior:
             embeds = self._embed(seen, frame_states)
@@ -133,17 +136,6 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if "state_loss" in errors:
             loss = loss + self.config.state_scale * errors["state_loss"]
         return WorldModelOutput(loss=masked_mean(loss, is_pad, self.training), **errors)
-
-    def _draw_steps(self, num_steps: int, device: torch.device) -> Tensor | None:
-        """Which steps this update decodes, `(num_decoded_steps,)` of them; `None` for all.
-
-        On the CPU, where a scan looks at them; on the device in a graph, which does not.
-        """
-        num_decoded = self.config.num_decoded_steps or num_steps
-        if not self.training or num_decoded >= num_steps:
-            return None
-        where = device if torch.compiler.is_compiling() else "cpu"
-        return torch.randperm(num_steps, device=where)[:num_decoded]
 
     def predict_frames(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, first_frame: Tensor, actions: Tensor, first_state: Tensor | None = None
@@ -183,7 +175,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
 
         With `config.state_size` also the robot's normalised states beside them, `(B, T, P)`.
         """
-        self._check_states(frame_states, frames.shape[:2])
+        check_states(frame_states, frames.shape[:2], self.config.state_size)
         return self._embed(self._centre(frames), frame_states)
 
     def initial_state(self, embed: Tensor, noise: Tensor | None = None) -> RSSMState:
@@ -298,17 +290,6 @@ class DreamerV3WorldModel(LAWMWorldModel):
         if noise is not None and noise.shape != expected:
             raise ValueError(
                 f"`noise` must have shape (B, N+1, S) = {expected}, got {tuple(noise.shape)}."
-            )
-
-    def _check_states(self, frame_states: Tensor | None, shape: torch.Size) -> None:
-        size = self.config.state_size
-        found = None if frame_states is None else tuple(frame_states.shape)
-        if found != ((*shape, size) if size else None):
-            raise ValueError(
-                "`frame_states` (`first_state`) must be the robot's normalised states, "
-                f"{size or 'none'} for each of {tuple(shape)} frames, as `state_size` {size} says, "
-                f"got {found}. Load them with `WindowSpec(with_frame_states=True)`, or build the "
-                "world model with another `state_size`; 0 is for video alone."
             )
 
     @torch.no_grad()

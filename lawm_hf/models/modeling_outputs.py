@@ -130,6 +130,33 @@ def unit_images(frames: Tensor) -> Tensor:
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
+def check_states(frame_states: Tensor | None, shape: torch.Size, state_size: int) -> None:
+    """Refuse states of the robot that are not `(B, T, state_size)`; of a size of 0, any.
+
+    Raises:
+        ValueError: If they are missing, too many, or of another shape.
+    """
+    found = None if frame_states is None else tuple(frame_states.shape)
+    if found != ((*shape, state_size) if state_size else None):
+        raise ValueError(
+            "`frame_states` (`first_state`) must be the robot's normalised states, "
+            f"{state_size or 'none'} for each of {tuple(shape)} frames, as `state_size` "
+            f"{state_size} says, got {found}. Load them with `WindowSpec(with_frame_states=True)`, "
+            "or build the world model with another `state_size`; 0 is for video alone."
+        )
+
+
+def draw_steps(num_drawn: int | None, num_steps: int, device: torch.device) -> Tensor | None:
+    """Which steps an update decodes, `(num_drawn,)` of them; `None` for all.
+
+    On the CPU, where a scan looks at them; on the device in a graph, which does not.
+    """
+    if not num_drawn or num_drawn >= num_steps:
+        return None
+    where = device if torch.compiler.is_compiling() else "cpu"
+    return torch.randperm(num_steps, device=where)[:num_drawn]
+
+
 def spread_steps(values: Tensor, steps: Tensor, weights: Tensor | float, num_steps: int) -> Tensor:
     """Losses `(B, n)` of drawn steps among all, `(B, N)`, weighted; 0 elsewhere."""
     spread = values.new_zeros(len(values), num_steps)

@@ -49,7 +49,7 @@ class UpConv(nn.ConvTranspose2d):
         """Map `(B, in, s, s)`."""
         if self.bias is None and _is_gathered(self.weight, input.shape[-1]):
             return cast(Tensor, _Gathered.apply(*_cast(input, self.weight), True))
-        if self.bias is not None and self.out_channels <= 4 and _is_eager_cpu(self.weight):
+        if self.bias is not None and self.out_channels <= 8 and _is_eager_cpu(self.weight):
             return cast(Tensor, _Drawn.apply(*_cast(input, self.weight, self.bias)))
         return super().forward(input, output_size)
 
