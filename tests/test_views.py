@@ -14,6 +14,8 @@ from remote_code import loss_as_remote_code
 from lawm_hf import LAWMForPretraining, LAWMPolicy, LAWMProcessor
 from lawm_hf.analysis.labels import open_labels
 from lawm_hf.data import WindowDataset, WindowSpec, make_loader, open_source
+from lawm_hf.data.source import BadClipError
+from lawm_hf.data.window import WindowReader
 
 SOURCE = "tabletop:reach,episodes=16,actions=false,state=true,num_workers=1"
 FRONT = "tabletop:reach,episodes=16,actions=false,views=front,num_workers=1"
@@ -50,6 +52,16 @@ def test_frames_and_states_of_a_window_are_those_of_the_same_moment():
 def test_what_a_source_does_not_have_is_refused_with_what_to_do(spec, options, message):
     with pytest.raises(ValueError, match=message):
         WindowDataset(open_source(spec), WindowSpec(**ALL, **options))
+
+
+def test_a_clip_without_a_view_that_is_predicted_is_skipped_and_named(monkeypatch):
+    source = open_source(SOURCE)
+    cameras = source.features.cameras
+    monkeypatch.setattr(source, "cameras_of", lambda clip: cameras[:1] if clip == 2 else cameras)
+    reader = WindowReader(source, WindowSpec(**ALL, **BOTH))
+    assert reader.decode(1, [0]).take(cameras[1], reader.frame_indices(1, 0)[0]).any()
+    with pytest.raises(BadClipError, match=r"no camera .*wrist"):
+        reader.decode(2, [0])
 
 
 def test_states_of_several_sizes_cannot_be_mixed():

@@ -95,8 +95,8 @@ def prediction_errors(
                     parts.append(state_errors(told, states["frame_states"], pad))
                 errors[name.strip("_") or "own"].append(torch.stack(parts, 1))
                 if source is latents:
-                    views = (images[:, :, :3] for images in (drawn, targets, first))
-                    moving.append(moving_errors(*views, pad))
+                    main = [video[:, :, :3] for video in (drawn, targets, first)]
+                    moving.append(moving_errors(main[0], main[1], main[2], pad))
             still = first.expand_as(targets)
             parts = view_errors(world_model, still, targets, first, pad)
             if states:
@@ -104,8 +104,9 @@ def prediction_errors(
                 parts.append(state_errors(same, states["frame_states"], pad))
             errors["copy"].append(torch.stack(parts, 1))
     told = {name: torch.cat(rows).cpu() for name, rows in errors.items()}  # (M, parts)
-    num_views = frames.shape[2] // 3
-    names = [*(f"view {v + 1}" for v in range(num_views)), *(["state"] if states else [])]
+    num_views = clips.batches[0]["frames"].shape[2] // 3
+    names = [f"view {v + 1}" for v in range(num_views)]
+    names += ["state"] if clips.first_state else []
     own, other, still = (told[name][:, :num_views].sum(1) for name in ("own", "swapped", "copy"))
     return {
         "loss": sum(losses["loss"]) / position,
@@ -162,8 +163,8 @@ def view_errors(
 ) -> list[Tensor]:
     """The same of each view: `V` times `(B,)`."""
     weight = getattr(world_model.config, "motion_weight", 0.0)
-    views = zip(*(images.split(3, 2) for images in (drawn, targets, first)), strict=True)
-    return [_clip_mean(frame_error(*view, weight), pad) for view in views]
+    views = zip(drawn.split(3, 2), targets.split(3, 2), first.split(3, 2), strict=True)
+    return [_clip_mean(frame_error(d, t, f, weight), pad) for d, t, f in views]
 
 
 def state_errors(drawn: Tensor, states: Tensor, pad: Tensor) -> Tensor:
