@@ -301,7 +301,7 @@ class DreamerV3WorldModel(LAWMWorldModel):
             taps = module.kernel_size[0] * module.kernel_size[1]
             fans = taps * (module.in_channels + module.out_channels)
             # Residual decoding starts near a copy of the first frame, plain decoding near mid-grey:
-            # the noise of a last layer at full scale is a plateau of some 700 updates. 0.01, and
+            # the noise of a last layer at full scale is a plateau of hundreds of updates. 0.01, and
             # not 0, so that every layer receives gradient from the first update on.
             is_last = module is self.decoder.layers[-1]
             _init_truncated(module.weight, fans, 0.01 if is_last else 1.0)

@@ -47,6 +47,8 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
         if Path(folder).is_file():
             raise FileNotFoundError("it has folders only.")
         raw, _ = StrictConfig.get_config_dict(folder, **told)
+        if not isinstance(raw, dict):
+            raise TypeError(f"a {type(raw).__name__}")
         if not raw:  # as transformers reads a folder without one
             is_part = told.get("subfolder") == "policy"
             raise FileNotFoundError(
@@ -56,7 +58,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
             )
     except OSError as error:
         raise not_found(folder, error) from error
-    except TypeError as error:  # as transformers reads a list
+    except (TypeError, AttributeError) as error:  # as some transformers read a list
         raise ValueError(
             f"config.json of {str(folder)!r} must hold a mapping, got something else ({error}). "
             "Fetch or save it again."
