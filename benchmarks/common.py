@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,9 +34,15 @@ def in_turn(
     """CPU milliseconds of each side in each round, A B B A; the first rounds are not kept."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for r in range(rounds + warm_up):
-        for name in sides if r % 2 else reversed(sides):
+        for name in order(sides, r):
             times[name].append(cpu_ms(sides[name]))
     return {name: values[warm_up:] for name, values in times.items()}
+
+
+def order[T](names: Iterable[T], number: int) -> list[T]:
+    """Sides in the order of round `number`: A B B A."""
+    there = list(names)
+    return there if number % 2 else there[::-1]
 
 
 def spread(values: list[float], digits: int = 1) -> tuple[float, list[float]]:
@@ -49,10 +55,14 @@ def ratios(times: Mapping[str, list[float]], side: str, base: str) -> tuple[floa
     return spread([b / s for b, s in zip(times[base], times[side], strict=True)], 2)
 
 
+def commit_of(checkout: Path) -> str:
+    """What git calls the state of a checkout; empty if it knows nothing of it."""
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def conditions(*packages: str) -> dict[str, Any]:
     """Where, when and with what this was measured; of `packages` those that are installed."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = {}
     for name in ("torch", *packages):
         try:
@@ -62,7 +72,7 @@ def conditions(*packages: str) -> dict[str, Any]:
     cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = cpus.partition("model name\t: ")[2].partition("\n")[0] or platform.machine()
     return {
-        "commit": commit,
+        "commit": commit_of(Path(__file__).parent),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions,
         "cpu": f"{model}, {os.cpu_count()} cores",

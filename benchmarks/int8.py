@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from common import conditions, report
+from common import conditions, order, report
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantType,
@@ -122,7 +122,7 @@ def time_in_turns(players: dict[str, OnnxPolicy], batch: Batch) -> dict[str, flo
     """Median CPU milliseconds of one call, batch 1, without the processor."""
     times: dict[str, list[float]] = {name: [] for name in players}
     for index in range(20):
-        for name in players if index % 2 else reversed(players):
+        for name in order(players, index):
             start = time.process_time()
             for _ in range(50):
                 players[name].session.run(None, batch)

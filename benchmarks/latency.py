@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import conditions, report
+from common import conditions, order, report
 
 from lawm_hf.hub.onnx_export import export_onnx
 from lawm_hf.models import LAWMPolicy, LAWMProcessor
@@ -152,7 +152,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     wall: dict[str, list[float]] = {form: [] for form in forms}
     cpu: dict[str, list[float]] = {form: [] for form in forms}
     for index in range(-1, max(1, args.calls // ROUND)):  # the round before the first warms up
-        for form in forms if index % 2 else reversed(forms):
+        for form in order(forms, index):
             for call in range(ROUND):
                 starts = time.perf_counter(), time.process_time()
                 forms[form](images[call % 8], state)

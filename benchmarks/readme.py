@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import conditions, ratios, report, spread
+from common import commit_of, conditions, order, ratios, report, spread
 
 HERE = Path(__file__).parent.parent
 COMMANDS = {
@@ -57,11 +57,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     sides = {"before": args.before.resolve(), "now": HERE}
-    git = ["git", "-C", str(args.before), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    commit = commit_of(args.before)
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for done in range(args.rounds):
-        for side in reversed(sides) if done % 2 else sides:
+        for side in order(sides, done):
             found[side].append(run(sides[side]))
         for command in COMMANDS:
             times = {side: [row[command] for row in rows] for side, rows in found.items()}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from common import conditions, in_turn, report, spread
+from common import conditions, in_turn, order, report, spread
 from dataloading import BATCH, WINDOW, build_ssv2
 from step import our_update
 
@@ -96,7 +96,7 @@ def measure_workers(num_batches: int, rounds: int) -> Iterator[dict[str, Any]]:
             open_source(f"ssv2:{folder}/webm"), Path(folder, "shards"), Conversion(image_size=128)
         )
         for r in range(rounds):
-            for n in WORKERS if r % 2 else reversed(WORKERS):
+            for n in order(WORKERS, r):
                 spec = f"wds:{shards}/*.tar"
                 loader = make_loader(spec, WINDOW, BATCH, cache_bytes=0, num_workers=n)
                 batches = iter(loader)

@@ -21,7 +21,7 @@ import sys
 from statistics import median
 
 import torch
-from common import conditions, cpu_ms, ratios, report, spread
+from common import conditions, cpu_ms, order, ratios, report, spread
 
 WARM_UP, UPDATES = 3, 10
 KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
@@ -66,7 +66,7 @@ def main() -> None:
         settings["jemalloc, keeps"] = settings["jemalloc"] | {"MALLOC_CONF": KEEP}
     found: dict[str, list[list[float]]] = {name: [] for name in settings}
     for r in range(args.rounds):
-        for name in settings if r % 2 else reversed(settings):
+        for name in order(settings, r):
             command = [sys.executable, __file__, "--one", name]
             environment = os.environ | settings[name]
             done = subprocess.run(command, env=environment, capture_output=True, check=True)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import conditions, in_turn, ratios, spread
+from common import conditions, in_turn, order, ratios, spread
 from common import report as print_line
 from roofline import bound_ms, limits
 from torch import Tensor, nn
@@ -186,16 +186,15 @@ def tabletop_sides(is_finetuning: bool) -> dict[str, tuple]:
 
 def before_and_now(args: argparse.Namespace, row: str) -> None:
     """The same row by this checkout and another one, processes in turn A B B A."""
-    here = Path(__file__).resolve().parents[1]
+    checkouts = {"before": args.before, "now": Path(__file__).resolve().parents[1]}
     times: dict[str, list[float]] = {"before": [], "now": []}
     for r in range(args.rounds):
-        order = [("before", args.before), ("now", here)]
-        for name, checkout in order if r % 2 else reversed(order):
+        for name in order(checkouts, r):
             command = [sys.executable, __file__, "--rows", row, "--rounds", "8"]
             command += ["--tuned"] if args.tuned or name == "now" else []
             done = subprocess.run(
                 command,
-                env=os.environ | {"PYTHONPATH": str(checkout)},
+                env=os.environ | {"PYTHONPATH": str(checkouts[name])},
                 capture_output=True,
                 text=True,
                 check=True,

@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lawm_hf  # noqa: F401  before torch, which reads how threads are to wait
 
@@ -85,15 +85,19 @@ def plan(args: EvaluateArgs, env: Environment) -> list[Trial]:
     return trials
 
 
-def evaluate(
-    args: EvaluateArgs,
-    policy: LAWMPolicy,
-    processor: LAWMProcessor,
-    env: Environment,
-    trials: list[Trial],
-    num_videos: int,
-) -> None:
+class Opened(NamedTuple):
+    """What the flags name: the policy, on its device, and what it meets."""
+
+    policy: LAWMPolicy
+    processor: LAWMProcessor
+    policy_fingerprint: str
+    env: Environment
+    accelerator: Accelerator
+
+
+def evaluate(args: EvaluateArgs, opened: Opened, trials: Sequence[Trial], num_videos: int) -> None:
     """Play these trials, one task after the other, writing each result at once."""
+    env = opened.env
     videos = FailureVideos(Path(args.output_dir, "videos"), num_videos, env.fps)
     with tqdm(total=len(trials), desc="episodes", smoothing=0) as bar:
         successes = []
@@ -107,8 +111,8 @@ def evaluate(
 
         for task, group in groupby(trials, key=lambda trial: trial.task_index):
             rollout(
-                policy,
-                processor,
+                opened.policy,
+                opened.processor,
                 partial(env.make, task),
                 list(group),
                 views=env.views,
@@ -120,14 +124,13 @@ def evaluate(
             )
 
 
-def start(
-    args: EvaluateArgs, policy: LAWMPolicy, processor: LAWMProcessor, env: Environment
-) -> None:
+def start(args: EvaluateArgs, opened: Opened) -> None:
     """Prepare the results, for one evaluation at a time."""
+    env = opened.env
     settings = {k: v for k, v in env.options.items() if k != "suite"}
     settings |= {"env": args.env, "image_size": env.image_size, "views": env.views}
     settings |= {name: getattr(args, name) for name in ("aggregation", "n_action_steps")}
-    settings["policy_fingerprint"] = fingerprint(policy, processor)
+    settings["policy_fingerprint"] = opened.policy_fingerprint
     unlock_folder(args.output_dir)  # The accelerator's lock becomes that of the results.
     results.start_results(args.output_dir, settings, args.resume)
 
@@ -162,8 +165,8 @@ def report(
     return Outcome(told | summary, text, following)
 
 
-def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment, Accelerator]:
-    """The policy on its device, its processor, the environment; the execution, if nobody says."""
+def open_all(args: EvaluateArgs) -> Opened:
+    """Open what the flags name; the policy says how it is executed, if they do not."""
     import_recorded(args.policy)
     accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir))
     policy = LAWMPolicy.from_pretrained(args.policy).to(accelerator.device)
@@ -175,18 +178,18 @@ def open_all(args: EvaluateArgs) -> tuple[LAWMPolicy, LAWMProcessor, Environment
     ChunkAggregator(args.aggregation, args.n_action_steps).check(policy.config.chunk_size)
     with accelerator.main_process_first():  # It writes LIBERO's configuration.
         env = ask_environment(args.env, policy.config, env_options(args), args.views)
-    return policy, processor, env, accelerator
+    return Opened(policy, processor, fingerprint(policy, processor), env, accelerator)
 
 
 def play_share(options: dict[str, Any], trials: Sequence[Trial], num_videos: int) -> None:
     """One task of `--tasks`: an evaluation of some trials, with a folder of its own."""
     args = EvaluateArgs(**options)
     import_packages(args.import_)
-    policy, processor, env, _ = open_all(args)
+    opened = open_all(args)
     try:
-        start(args, policy, processor, env)
+        start(args, opened)
         missing = results.missing_trials(trials, args.output_dir)
-        evaluate(args, policy, processor, env, missing, num_videos)
+        evaluate(args, opened, missing, num_videos)
     finally:
         unlock_folder(args.output_dir)
 
@@ -209,18 +212,12 @@ def share_out(args: EvaluateArgs, trials: list[Trial]) -> None:
     args.make_executor().run([tasks], shares)
 
 
-def play(
-    args: EvaluateArgs,
-    policy: LAWMPolicy,
-    processor: LAWMProcessor,
-    env: Environment,
-    accelerator: Accelerator,
-    trials: list[Trial],
-) -> None:
+def play(args: EvaluateArgs, opened: Opened, trials: list[Trial]) -> None:
     """Play those that are missing in `output_dir`: this process, several, or tasks."""
+    accelerator = opened.accelerator
     rank, world_size = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
-        start(args, policy, processor, env)
+        start(args, opened)
         results.gather_shares(args.output_dir, keep=args.resume)
     accelerator.wait_for_everyone()
     missing = results.missing_trials(trials, args.output_dir)
@@ -230,19 +227,13 @@ def play(
         results.gather_shares(args.output_dir)
     else:
         num_videos = args.videos // world_size + (rank < args.videos % world_size)
-        evaluate(args, policy, processor, env, missing[rank::world_size], num_videos)
+        evaluate(args, opened, missing[rank::world_size], num_videos)
     accelerator.wait_for_everyone()
 
 
-def tune(
-    args: EvaluateArgs,
-    policy: LAWMPolicy,
-    processor: LAWMProcessor,
-    env: Environment,
-    accelerator: Accelerator,
-    states: list[Trial],
-) -> Execution:
+def tune(args: EvaluateArgs, opened: Opened, states: list[Trial]) -> Execution:
     """Learn the execution on tuning states, whose episodes `output_dir/tuning` keeps; save it."""
+    env, accelerator = opened.env, opened.accelerator
     folder = Path(args.output_dir, "tuning")
     if accelerator.is_main_process and not args.resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -252,18 +243,18 @@ def tune(
         told = {"output_dir": str(folder / str(execution)), "resume": True, "videos": 0}
         own = replace(args, **asdict(execution), **told)
         try:
-            play(own, policy, processor, env, accelerator, trials)
+            play(own, opened, trials)
             found = {r.trial: r.is_success for r in results.read_results(own.output_dir)}
             accelerator.wait_for_everyone()  # All have read before one goes on.
         finally:
             unlock_folder(own.output_dir)
         return [found[trial] for trial in trials]
 
-    tried, in_tasks = candidates(policy.config.chunk_size), is_shared_out(args)
+    tried, in_tasks = candidates(opened.policy.config.chunk_size), is_shared_out(args)
     chosen, solved = learn_execution(tried, states, try_out, at_once=in_tasks)
     if accelerator.is_main_process:
         told = {"env": env.id, "suite": env.suite, "env_options": env.options}
-        told |= {"policy_fingerprint": fingerprint(policy, processor)}
+        told |= {"policy_fingerprint": opened.policy_fingerprint}
         told |= {"states": [{k: v for k, v in asdict(s).items() if k != "suite"} for s in states]}
         save_execution(args.policy, chosen, solved, told)
         accelerator.print(describe_execution(chosen, solved))
@@ -275,8 +266,9 @@ def main(args: EvaluateArgs) -> Outcome | None:
     executor = args.make_executor()
     if args.tune_execution:
         check_tunable(args.policy, args.aggregation, args.n_action_steps)
-    opened = policy, processor, env, accelerator = open_all(args)
-    if (executor.kind != "local" or executor.tasks > 1) and accelerator.num_processes > 1:
+    opened = open_all(args)
+    env, accelerator = opened.env, opened.accelerator
+    if is_shared_out(args) and accelerator.num_processes > 1:
         raise ValueError(
             f"Episodes are shared by processes of `accelerate launch` or by `--tasks`, got "
             f"{accelerator.num_processes} processes and {executor.tasks} tasks on "
@@ -287,14 +279,14 @@ def main(args: EvaluateArgs) -> Outcome | None:
         if args.tune_execution:
             states = tuning_trials(env, trials, args.tuning_episodes, args.first_tuning_state)
             with keep_simulator(env) as kept:
-                chosen = tune(args, policy, processor, kept, accelerator, states)
+                chosen = tune(args, opened._replace(env=kept), states)
             args = replace(args, **asdict(chosen))
         told = asdict(Execution(args.aggregation, args.n_action_steps))
-        told |= {"policy_fingerprint": fingerprint(policy, processor)}
+        told |= {"policy_fingerprint": opened.policy_fingerprint}
         record = learned_execution(args.policy, told)
         if not args.tune_execution:
             check_apart(record, env, trials)
-        play(args, *opened, trials)
+        play(args, opened, trials)
         return report(args, env, trials, record) if accelerator.is_main_process else None
     finally:
         unlock_folder(args.output_dir)

@@ -128,23 +128,21 @@ def build_loader(
     )
 
 
-def check_state_size(world_model: torch.nn.Module, loader: WindowLoader) -> None:
-    """Refuse states of another size than the world model's."""
-    size, own = loader.sources[0].features.state_size, world_model.config.state_size
+def check_size(part: str, model: torch.nn.Module, what: str, loader: WindowLoader) -> None:
+    """Refuse actions (or latents that are labels), or states, of another size than the model's.
+
+    Args:
+        part: Of the pair, as its flags call it: `policy` or `world_model`.
+        model: That part.
+        what: `action` or `state`.
+        loader: Of the data.
+    """
+    option = f"{what}_size"
+    size, own = getattr(loader.sources[0].features, option), getattr(model.config, option)
     if size != own:
         raise ValueError(
-            f"The world model's states must be of the data's size, {size}, got {own}. Pass "
-            f"--world_model_config '{{\"state_size\": {size}}}'."
-        )
-
-
-def check_action_size(policy: torch.nn.Module, loader: WindowLoader) -> None:
-    """Refuse actions, or latents that are labels, of another size than the policy's."""
-    size, own = loader.sources[0].features.action_size, policy.config.action_size
-    if size != own:
-        raise ValueError(
-            f"The policy's actions must be of the data's size, {size}, got {own}. Pass "
-            f"--policy_config '{{\"action_size\": {size}}}'."
+            f"The {part.replace('_', ' ')}'s {what}s must be of the data's size, {size}, got "
+            f"{own}. Pass --{part}_config '{{\"{option}\": {size}}}'."
         )
 
 
@@ -157,10 +155,10 @@ def main(args: PretrainArgs) -> Outcome | None:
     processor.center_tasks(loader.instructions())
     latent, report = args.objective != "supervised", None
     if not latent:
-        check_action_size(model, loader)
+        check_size("policy", model, "action", loader)
         processor.set_statistics(loader.stats())
     elif loader.window.with_frame_states:
-        check_state_size(model.world_model, loader)
+        check_size("world_model", model.world_model, "state", loader)
         processor.set_statistics({"state": loader.stats()["state"]})
     if latent and args.eval_source != "none" and accelerator.is_main_process:
         where = (args.eval_source, args.sources, loader.window, processor, args.output_dir)

@@ -153,7 +153,7 @@ def test_a_state_of_another_size_than_the_data_s_is_refused(run, tmp_path):
     loader = make_loader(
         [open_source(SOURCE)], WindowSpec(**ALL, with_frame_states=True), batch_size=2
     )
-    pretrain.check_state_size(loaded.world_model, loader)
+    pretrain.check_size("world_model", loaded.world_model, "state", loader)
     loaded.world_model.config.state_size = 7
     with pytest.raises(ValueError, match=r'of the data\'s size, 8, got 7.*"state_size": 8'):
-        pretrain.check_state_size(loaded.world_model, loader)
+        pretrain.check_size("world_model", loaded.world_model, "state", loader)

@@ -67,8 +67,8 @@ def predicted(world_model: LAWMWorldModel) -> dict[str, Any]:
     """What a world model predicts besides the main camera's frames, as options of `WindowSpec`."""
     config = world_model.config
     return {
-        "frame_views": getattr(config, "num_views", 1),
-        "with_frame_states": getattr(config, "state_size", 0) > 0,
+        "frame_views": config.num_views,
+        "with_frame_states": config.state_size > 0,
     }
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..models.modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .clips import Clips
 from .latents import remove_step_offsets
-from .prediction import clip_errors, evaluating, latents_of, swap_partners
+from .prediction import evaluating, latents_of, part_errors, swap_partners
 
 _PERMUTATIONS = 20
 
@@ -140,7 +140,7 @@ def _imagine(
 def _error(world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, frames: Tensor) -> float:
     """Mean error of frames `(M, T, C, H, W)`, in the world model's measure of motion from x_t."""
     pad = torch.zeros(len(drawn), 1 + drawn.shape[1], dtype=torch.bool)
-    return clip_errors(world_model, drawn, targets, frames[:, :1], pad).mean().item()
+    return part_errors(world_model, drawn, targets, frames[:, :1], pad).sum(1).mean().item()
 
 
 def _gain(world_model: LAWMWorldModel, drawn: Tensor, frames: Tensor) -> float:

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,61 +67,67 @@ def prediction_errors(
     """
     swapped = latents[torch.from_numpy(swap_partners(clips.episodes, seed))]
     generator = torch.Generator().manual_seed(seed)
-    losses: dict[str, list[float]] = {"loss": [], "loss_swapped": []}
-    errors: dict[str, list[Tensor]] = {"own": [], "swapped": [], "copy": []}  # (B, parts) each
-    moving: list[tuple[float, int]] = []
-    position, device = 0, next(world_model.parameters()).device
+    found: list[dict[str, Any]] = []
+    sizes = [len(batch["frames"]) for batch in clips.batches]
     with evaluating(world_model):
-        for batch in clips.batches:
-            frames = batch["frames"].to(device)
-            size, num_frames = frames.shape[:2]
-            pad = batch.get("frame_is_pad", torch.zeros(size, num_frames, dtype=torch.bool))
-            pad = pad.to(device)
-            noise = world_model.draw_noise(frames, generator)
-            states, start = states_of(batch, device)
-            images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
-            first, targets = images[:, :1], images[:, 1:]
-            rows = slice(position, position + size)
-            position += size
-            for name, source in (("", latents), ("_swapped", swapped)):
-                actions = source[rows].to(device)
-                output = world_model(
-                    frames=frames, actions=actions, frame_is_pad=pad, **states, **noise
-                )
-                losses[f"loss{name}"].append(output.loss.item() * size)
-                drawn = world_model.predict_frames(frames[:, 0], actions, **start)
-                parts = view_errors(world_model, drawn, targets, first, pad)
-                if states:
-                    told = world_model.predict_states(frames[:, 0], actions, **start)
-                    parts.append(state_errors(told, states["frame_states"], pad))
-                errors[name.strip("_") or "own"].append(torch.stack(parts, 1))
-                if source is latents:
-                    main = [video[:, :, :3] for video in (drawn, targets, first)]
-                    moving.append(moving_errors(main[0], main[1], main[2], pad))
-            still = first.expand_as(targets)
-            parts = view_errors(world_model, still, targets, first, pad)
-            if states:
-                same = states["frame_states"][:, :1].expand_as(states["frame_states"][:, 1:])
-                parts.append(state_errors(same, states["frame_states"], pad))
-            errors["copy"].append(torch.stack(parts, 1))
-    told = {name: torch.cat(rows).cpu() for name, rows in errors.items()}  # (M, parts)
+        for batch, *some in zip(
+            clips.batches, latents.split(sizes), swapped.split(sizes), strict=True
+        ):
+            actions = dict(zip(("own", "swapped"), some, strict=True))
+            found.append(_batch_errors(world_model, batch, actions, generator))
+    told = {
+        name: torch.cat([errors[name] for errors in found]).cpu()  # (M, parts)
+        for name in ("own", "swapped", "copy")
+    }
     num_views = clips.batches[0]["frames"].shape[2] // 3
     names = [f"view {v + 1}" for v in range(num_views)]
     names += ["state"] if clips.first_state else []
-    own, other, still = (told[name][:, :num_views].sum(1) for name in ("own", "swapped", "copy"))
+    own, other, still = (rows[:, :num_views].sum(1) for rows in told.values())
     return {
-        "loss": sum(losses["loss"]) / position,
-        "loss_swapped": sum(losses["loss_swapped"]) / position,
+        "loss": sum(errors["own_loss"] for errors in found) / len(latents),
+        "loss_swapped": sum(errors["swapped_loss"] for errors in found) / len(latents),
         "imagined_error": own.mean().item(),
         "imagined_error_swapped": other.mean().item(),
         "swap_gap_standard_error": ((other - own).std() / len(own) ** 0.5).item(),
         "copy_error": still.mean().item(),
-        "moving_psnr": psnr(*np.sum(moving, 0)),
+        "moving_psnr": psnr(*np.sum([errors["moving"] for errors in found], 0)),
         "parts": {
             part: {name: rows[:, i].mean().item() for name, rows in told.items()}
             for i, part in enumerate(names if len(names) > 1 else [])
         },
     }
+
+
+def _batch_errors(
+    world_model: LAWMWorldModel,
+    batch: dict[str, Tensor],
+    latents: dict[str, Tensor],
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Of a batch: errors `(B, parts)` and summed loss under each of the latents, and of a copy."""
+    device = next(world_model.parameters()).device
+    frames = batch["frames"].to(device)
+    pad = batch.get("frame_is_pad", torch.zeros(frames.shape[:2], dtype=torch.bool)).to(device)
+    noise = world_model.draw_noise(frames, generator)
+    states, start = states_of(batch, device)
+    images = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
+    first, targets = images[:, :1], images[:, 1:]
+    seen = states.get("frame_states")
+    later, now = (None, None) if seen is None else (seen[:, 1:], seen[:, :1])
+    judge = partial(part_errors, world_model, targets=targets, first=first, pad=pad, states=later)
+    found: dict[str, Any] = {"copy": judge(first.expand_as(targets), told=now)}
+    for name, some in latents.items():
+        actions = some.to(device)
+        output = world_model(frames=frames, actions=actions, frame_is_pad=pad, **states, **noise)
+        found[f"{name}_loss"] = output.loss.item() * len(frames)
+        drawn = world_model.predict_frames(frames[:, 0], actions, **start)
+        told = world_model.predict_states(frames[:, 0], actions, **start) if states else None
+        found[name] = judge(drawn, told=told)
+        if name == "own":
+            found["moving"] = moving_errors(
+                drawn[:, :, :3], targets[:, :, :3], first[:, :, :3], pad
+            )
+    return found
 
 
 def states_of(
@@ -151,27 +158,30 @@ def psnr(squared_error: float, count: float) -> float | None:
     return float(-10 * np.log10(max(squared_error / count, 1e-12)))
 
 
-def clip_errors(
-    world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
+def part_errors(
+    world_model: LAWMWorldModel,
+    drawn: Tensor,
+    targets: Tensor,
+    first: Tensor,
+    pad: Tensor,
+    told: Tensor | None = None,
+    states: Tensor | None = None,
 ) -> Tensor:
-    """Error of each clip `(B,)` in the world model's own measure, padded frames left out."""
-    return torch.stack(view_errors(world_model, drawn, targets, first, pad)).sum(0)
+    """Error `(B, parts)` of each view of a clip and of its state, in the world model's measure.
 
-
-def view_errors(
-    world_model: LAWMWorldModel, drawn: Tensor, targets: Tensor, first: Tensor, pad: Tensor
-) -> list[Tensor]:
-    """The same of each view: `V` times `(B,)`."""
+    Args:
+        world_model: Whose measure.
+        drawn: Frames, `(B, N, V*C, H, W)`.
+        targets: What they should have been.
+        first: `x_t`, `(B, 1, V*C, H, W)`.
+        pad: `(B, N+1)`; padded frames are left out.
+        told: The robot's states that were predicted, `(B, N, P)` or one for all; or none.
+        states: What they should have been, `(B, N, P)`.
+    """
     weight = getattr(world_model.config, "motion_weight", 0.0)
     views = zip(drawn.split(3, 2), targets.split(3, 2), first.split(3, 2), strict=True)
-    return [_clip_mean(frame_error(d, t, f, weight), pad) for d, t, f in views]
-
-
-def state_errors(drawn: Tensor, states: Tensor, pad: Tensor) -> Tensor:
-    """Squared error of the states of each clip `(B,)`, from those after `x_t`, `(B, N, P)`."""
-    return _clip_mean((drawn.float() - states[:, 1:]).square().sum(-1), pad)
-
-
-def _clip_mean(error: Tensor, pad: Tensor) -> Tensor:
-    error = error.masked_fill(pad[:, 1:], 0)  # (B, N)
-    return error.sum(1) / (~pad[:, 1:]).sum(1).clamp(min=1)
+    errors = [frame_error(d, t, f, weight) for d, t, f in views]  # (B, N) each
+    if told is not None and states is not None:
+        errors.append((told.float() - states).square().sum(-1))
+    by_step = torch.stack(errors, -1).masked_fill(pad[:, 1:, None], 0)
+    return by_step.sum(1) / (~pad[:, 1:]).sum(1, keepdim=True).clamp(min=1)

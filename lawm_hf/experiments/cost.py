@@ -78,10 +78,10 @@ def pretraining_batch(model: LawmForPretraining) -> dict[str, Tensor]:
     """Noise in the shape of what joint pretraining takes: the policy sees one view."""
     world: Any = model.world_model.config
     shape = _BATCH_SIZE, model.policy.config.chunk_size + 1
-    channels = 3 * getattr(world, "num_views", 1)
+    channels = 3 * world.num_views
     size = (channels, world.image_size, world.image_size)
     batch = {"frames": torch.randint(0, 256, (*shape, *size), dtype=torch.uint8)}
-    if getattr(world, "state_size", 0):
+    if world.state_size:
         batch["frame_states"] = torch.rand(*shape, world.state_size) * 2 - 1
     return _observation(model.policy, num_views=1) | batch
 

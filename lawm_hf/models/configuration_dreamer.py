@@ -88,8 +88,8 @@ class DreamerV3Config(LAWMWorldModelConfig):
     attribute_map: ClassVar = {"objective": "training_states"}
     retired_options = frozenset({"num_channels"})
 
-    num_views: int = 1
-    state_size: int = 0
+    num_views: int = 1  # pyright: ignore[reportIncompatibleVariableOverride]
+    state_size: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     state_scale: float | int = 10.0
     deter_size: int = 4096
     hidden_size: int = 512

@@ -148,6 +148,9 @@ class LAWMWorldModelConfig(StrictConfig):
     """
 
     presets: ClassVar = {"default": {}, "tiny": {"image_size": 32}}
+    # One view and no state of the robot, unless a subclass makes options of them.
+    num_views: ClassVar[int] = 1
+    state_size: ClassVar[int] = 0
 
     image_size: int = 128
     action_size: int = 7

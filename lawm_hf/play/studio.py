@@ -50,7 +50,7 @@ class Studio:
     def __init__(self, run: Run, source: str = "", num_clips: int = NUM_CLIPS):
         self.model = LAWMForPretraining.from_pretrained(run.folder)
         sizes = self.model.world_model.config
-        views, state = getattr(sizes, "num_views", 1), getattr(sizes, "state_size", 0)
+        views, state = sizes.num_views, sizes.state_size
         if views > 1 or state:
             raise ValueError(
                 "`lawm-hf play` imagines from one picture: a world model of one view and no robot "
