@@ -28,7 +28,7 @@ from lawm_hf.hub import push_run, write_card
 from lawm_hf.hub.lerobot_export import export_for_lerobot
 from lawm_hf.models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
 from lawm_hf.models.auto_lawm import is_address, new_policy
-from lawm_hf.models.modeling_lawm import load_config
+from lawm_hf.models.loading_lawm import load_config
 from lawm_hf.plugins import import_recorded
 from lawm_hf.training import (
     AveragedWeights,

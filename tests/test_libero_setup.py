@@ -319,11 +319,12 @@ def test_a_half_done_evaluation_plays_only_what_is_missing(tmp_path, monkeypatch
     assert len(set(trials)) == 2 * 2 * 2
     assert trials[-1] == Trial(5, "libero_goal", 1, 1)
     start_results(tmp_path, {}, resume=False)
-    module.evaluate(args, policy, None, env, trials[:3], 0)
+    opened = module.Opened(policy, None, "", env, None)
+    module.evaluate(args, opened, trials[:3], 0)
     half = read_results(tmp_path)
     assert [r.trial for r in half] == trials[:3]
     missing = [t for t in trials if t not in {r.trial for r in half}]
-    module.evaluate(args, policy, None, env, missing, num_videos=1)
+    module.evaluate(args, opened, missing, num_videos=1)
     results = read_results(tmp_path)
     assert [r.trial for r in results] == trials
     assert [r.is_success for r in results] == [True, False] * 4

@@ -70,11 +70,10 @@ def prediction_errors(
     found: list[dict[str, Any]] = []
     sizes = [len(batch["frames"]) for batch in clips.batches]
     with evaluating(world_model):
-        for batch, *some in zip(
-            clips.batches, latents.split(sizes), swapped.split(sizes), strict=True
-        ):
-            actions = dict(zip(("own", "swapped"), some, strict=True))
-            found.append(_batch_errors(world_model, batch, actions, generator))
+        actions = zip(latents.split(sizes), swapped.split(sizes), strict=True)
+        for batch, (own, other) in zip(clips.batches, actions, strict=True):
+            both = {"own": own, "swapped": other}
+            found.append(_batch_errors(world_model, batch, both, generator))
     told = {
         name: torch.cat([errors[name] for errors in found]).cpu()  # (M, parts)
         for name in ("own", "swapped", "copy")

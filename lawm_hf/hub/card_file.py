@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from ..models import LAWMPolicy, LAWMProcessor
 from ..models.configuration_lawm import LAWMWorldModelConfig
-from ..models.modeling_lawm import load_config
+from ..models.loading_lawm import load_config
 from ..writing.atomic import is_hub_copy, read_json, write_text_atomic
 from ..writing.text import get_logger
 from ..writing.yaml_file import read_yaml

@@ -21,7 +21,7 @@ from ..hub.licences import read_file
 from ..models import LAWMPolicyConfig
 from ..models.auto_lawm import policy_config
 from ..models.configuration_lawm import find_config_class, load_plugins, subclasses
-from ..models.modeling_lawm import load_config
+from ..models.loading_lawm import load_config
 from . import act  # noqa: F401  (registers LeRobot's ACT)
 
 

@@ -14,7 +14,7 @@ from transformers import MODEL_MAPPING
 
 from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
 from ..models.auto_lawm import is_address
-from ..models.modeling_lawm import load_config
+from ..models.loading_lawm import load_config
 from .configuration_lawm import LeRobotLAWMConfig, option_names
 
 _SIZES = ("action_size", "state_size", "num_views")

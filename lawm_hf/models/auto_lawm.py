@@ -22,7 +22,8 @@ from .configuration_lawm import (
     registered_names,
 )
 from .configuration_pretraining import LAWMPretrainingConfig
-from .modeling_lawm import LAWMPolicy, LAWMWorldModel, load_config
+from .loading_lawm import load_config
+from .modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .modeling_pretraining import LAWMForPretraining
 
 

@@ -19,6 +19,7 @@ from .images_lawm import send
 
 # Not used here, nor is `SharedOnHub`: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
+from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_frames import NUM_CHANNELS, FrameDecoder, FrameEncoder, StateCoder
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import FixedFeatures, hide_patches, lay_over

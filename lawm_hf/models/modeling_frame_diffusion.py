@@ -31,6 +31,7 @@ from .configuration_frame_diffusion import FrameDiffusionConfig
 
 # Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
+from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_causal import CausalTransformer, look_at_clip
 from .modeling_lawm import LAWMWorldModel
 from .modeling_objectives import lay_over

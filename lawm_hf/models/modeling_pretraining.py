@@ -14,7 +14,8 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from .configuration_lawm import StrictConfig
 from .configuration_pretraining import LAWMPretrainingConfig
-from .modeling_lawm import LAWMModel, LAWMPolicy, LAWMWorldModel, load_config
+from .loading_lawm import LAWMModel, load_config
+from .modeling_lawm import LAWMPolicy, LAWMWorldModel
 from .modeling_outputs import PretrainingOutput
 
 _OWN_WEIGHTS = "objective.safetensors"

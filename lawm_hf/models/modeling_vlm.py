@@ -36,6 +36,7 @@ from .configuration_vlm import VlmPolicyConfig
 
 # Not used here, like the last one: remote code of a folder is loaded with direct imports only.
 from .inference_lawm import compile_policy  # noqa: F401
+from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_lawm import LAWMPolicy
 from .modeling_outputs import PolicyOutput, masked_mean
 from .sharing_lawm import SharedOnHub  # noqa: F401
