@@ -65,7 +65,8 @@ class LeRobotLAWMConfig(PreTrainedConfig):
         augment: Shift and recolour views in training.
         ema_decay: Highest decay of averaged weights, which are then saved; 0 turns it off. A
             checkpoint also has the weights as they are, with which a resumed run goes on.
-        compile_model: `torch.compile` the policy at its first use: in training, and to act.
+        compile_model: `torch.compile` the policy at its first use: in training, and to act. A saved
+            policy forgets it, a resumed run does not.
         optimizer_lr: Peak learning rate.
         optimizer_vision_lr: Peak learning rate of the vision encoder.
         optimizer_weight_decay: AdamW's weight decay, on matrices only.

@@ -6,6 +6,7 @@ one that `LAWMPolicy.from_pretrained` loads, and the other way round.
 """
 
 import json
+import logging
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,7 @@ from .averages import AveragedPolicy, resume
 from .configuration_lawm import LeRobotLAWMConfig, option_names
 from .start import check_sizes, new_policy
 
+logger = logging.getLogger(__name__)
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
@@ -74,6 +76,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         self._num_weights = sum(p.numel() for p in self.lawm.parameters())
         vars(config)["processor"] = processor  # saved beside it where PEFT saves no policy
         if config.compile_model:
+            logger.info("The first update and the first action compile: minutes on a busy CPU.")
             self.lawm.compile()  # `forward`, in place: names of weights stay
             predict = torch.compile(self.lawm.predict_action_chunk)
             object.__setattr__(self.lawm, "predict_action_chunk", predict)
@@ -128,6 +131,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         file = save_directory / "config.json"
         ours = draccus.encode(self.config, PreTrainedConfig)
         ours = {k: v for k, v in ours.items() if k not in option_names()}  # some are another's
+        ours["compile_model"] = False  # what acts may have no compiler, and could not say so
         merged = ours | read_json(file, dict)
         write_text_atomic(file, json.dumps(merged, indent=2, sort_keys=True) + "\n")
         drop_remote_code(save_directory)
@@ -209,6 +213,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             return (outputs.action_loss * keep).sum(1) / keep.sum(1).clamp(min=1), {}
         return outputs.loss, {}
 
+    @torch.compiler.disable  # it reads words; where a rollout compiles it, the network alone is
     @torch.no_grad()
     def predict_action_chunk(
         self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any
@@ -269,7 +274,9 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             )
         size, resize = self.lawm.config.image_size, self.config.resize
         views = [_scaled(batch[key], size, resize) for key in keys]
-        observation = {"images": torch.stack(views, 1), "task": list(batch["task"])}
+        images, task = torch.stack(views, 1), batch["task"]
+        task = [task] * len(images) if isinstance(task, str) else list(task)
+        observation = {"images": images, "task": task}
         if self.lawm.config.state_size:
             observation["state"] = batch[OBS_STATE]
         return observation
