@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
@@ -206,6 +207,16 @@ class PolicyContract:
         policy = self.policy(num_views=1)
         with pytest.raises(ValueError, match="num_views"):
             policy(**make_observation(self.config(num_views=2)))
+
+    def test_views_of_another_size_are_refused(self):
+        inputs = make_observation(self.config())
+        inputs["pixel_values"] = inputs["pixel_values"].repeat(1, 1, 1, 2, 2)
+        with pytest.raises(ValueError, match="processor that was saved with it"):
+            self.policy()(**inputs)
+
+    def test_a_size_into_which_no_convolution_fits_is_refused(self):
+        with pytest.raises(StrictDataclassError, match="`image_size` must be at least 8, got 4"):
+            self.config(image_size=4)
 
     # --------------------------------------------------------------------------- finetuning
 

@@ -244,3 +244,11 @@ def test_two_processes_compute_the_gradient_of_one(tmp_path):
     largest = max(gradient.abs().max() for gradient in of_one.values())
     for name, expected in of_one.items():
         torch.testing.assert_close(of_two[name], expected, rtol=1e-3, atol=1e-6 * largest.item())
+
+
+def test_weights_of_other_sizes_than_the_configuration_says_are_named(tmp_path):
+    make_policy("baku").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chunk_size": 5}))
+    with pytest.raises(ValueError, match=rf"weights in '{tmp_path}' must be of the sizes"):
+        LAWMPolicy.from_pretrained(tmp_path)

@@ -519,3 +519,31 @@ def test_augmentation_of_strength_zero_changes_nothing():
     processor, raw = make_processor(**options), raw_batch()
     augmented = processor(**raw, augment=True)["pixel_values"]
     assert torch.equal(augmented, processor(**raw)["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no processor_config.json, .*Copy it"),
+        ("{}", "no processor_config.json"),
+        ("[]", "processor_config.json of .*must hold the settings"),
+        ("null", "processor_config.json of .*must hold the settings"),
+        ('"text"', "processor_config.json of .*must hold the settings"),
+        (b"\xff\xfe\x00", "processor_config.json of .*utf-8"),
+        ('{"action_stats": "text"}', "processor_config.json of .*`action_stats` must be a mapping"),
+        ('{"state_stats": {"min": ["a"], "max": [1]}}', "processor_config.json of .*'a'"),
+        ('{"image_size": "64"}', "processor_config.json of .*`image_size` must be a whole number"),
+        ('{"image_std": [0, 1, 1]}', "processor_config.json of .*`image_std` must be 3 positive"),
+        ('{"task_center": [1.0]}', "processor_config.json of .*`task_center` must be 512 finite"),
+    ],
+)
+def test_settings_that_are_missing_or_damaged_are_named_and_never_replaced_by_defaults(
+    content, message, tmp_path
+):
+    make_processor().save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((OSError, ValueError), match=message):
+        LAWMProcessor.from_pretrained(tmp_path)

@@ -92,7 +92,7 @@ class LAWMPolicyConfig(StrictConfig):
         task_embed_size: Width `L` of the instruction embedding that the processor computes.
         num_task_tokens: Token ids `T` of the instruction, for a policy that reads words by itself;
             0 for one that reads their embedding.
-        image_size: Side of the square views, in pixels.
+        image_size: Side of the square views, in pixels, at least 8.
         num_views: Most views the policy can tell apart; fewer may be given.
         latent_norm: `"batch"` standardises the last layer's output over the batch before the tanh,
             so that latent actions can neither saturate nor collapse to a constant. Part of the
@@ -124,8 +124,9 @@ class LAWMPolicyConfig(StrictConfig):
     def validate_sizes(self):
         """Sizes are positive (the state may be absent)."""
         for name in ("chunk_size", "action_size", "task_embed_size", "image_size", "num_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+            least = 8 if name == "image_size" else 1  # no convolution fits into less
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if self.state_size < 0:
             raise ValueError(f"`state_size` must not be negative, got {self.state_size}.")
 

@@ -116,6 +116,14 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
                 f"one ({error}). A full disk or a cut download may have done it: fetch or save it "
                 "again."
             ) from error
+        except RuntimeError as error:  # its report says which; this, where
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"The weights in {str(folder)!r} must be of the sizes that the configuration says, "
+                "got others (the report above lists them). Leave options of the sizes as they are, "
+                "or fetch or save the folder again."
+            ) from error
         model, info = loaded
         wrong = {k: sorted({*info[k]} - may_lack) for k in ("missing_keys", "unexpected_keys")}
         wrong = {k: names for k, names in wrong.items() if names}

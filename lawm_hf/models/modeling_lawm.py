@@ -70,9 +70,16 @@ class LAWMPolicy(LAWMModel, abstract=True):
         """Views `V` in `(B, V, C, H, W)`.
 
         Raises:
-            ValueError: If there are more than the policy can tell apart.
+            ValueError: If there are more than the policy can tell apart, or they are of another
+                size than those that it is trained on.
         """
-        num_views = pixel_values.shape[1]
+        num_views, size = pixel_values.shape[1], self.config.image_size
+        if pixel_values.shape[-2:] != (size, size):
+            raise ValueError(
+                f"This policy sees views of {size} x {size} pixels, got "
+                f"{' x '.join(map(str, pixel_values.shape[-2:]))}. Take the processor that was "
+                f"saved with it, or make one: `LAWMProcessor(image_size={size}, ...)`."
+            )
         if num_views > self.config.num_views:
             raise ValueError(
                 f"This policy tells {self.config.num_views} views apart, got {num_views}. "

@@ -91,12 +91,28 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
         self.task_center = task_center
         self.task_tokens, self.num_task_tokens = task_tokens, num_task_tokens
         self.task_reader = TaskTokenizer(task_tokens, num_task_tokens) if task_tokens else None
+        self._check_numbers()
         self.state_normalization: NormalizationMode = state_normalization
         self.action_normalization: NormalizationMode = action_normalization
         self.shift, self.brightness, self.contrast = shift, brightness, contrast
         self.saturation, self.hue = saturation, hue
         given = {"state": state_stats, "actions": action_stats}
         self.set_statistics({key: value for key, value in given.items() if value is not None})
+
+    def _check_numbers(self) -> None:
+        for name in ("image_size", "frame_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"`{name}` must be a whole number of pixels, got {size!r}.")
+        given = {"image_mean": (self.image_mean, 3), "image_std": (self.image_std, 3)}
+        if self.task_center is not None:
+            given["task_center"] = (self.task_center, self.task_embed_size)
+        for name, (values, count) in given.items():
+            numbers = np.asarray(values, dtype=np.float64)
+            least = 0 if name == "image_std" else -np.inf
+            if numbers.shape != (count,) or not (np.isfinite(numbers) & (numbers > least)).all():
+                kind = "positive" if name == "image_std" else "finite"
+                raise ValueError(f"`{name}` must be {count} {kind} numbers, got {values!r:.100}.")
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Replace all statistics, as finetuning does with those of its data.
@@ -110,8 +126,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
                 f"Statistics must be those of 'state' and 'actions', got {unknown}. Pass "
                 '`{"state": {"min": ..., ...}, "actions": {...}}`.'
             )
-        self.state_stats = _as_lists(statistics.get("state"))
-        self.action_stats = _as_lists(statistics.get("actions"))
+        self.state_stats = _as_lists(statistics.get("state"), "state_stats")
+        self.action_stats = _as_lists(statistics.get("actions"), "action_stats")
         self.state_normalizer = Normalizer(self.state_normalization, self.state_stats, "state")
         self.action_normalizer = Normalizer(self.action_normalization, self.action_stats, "action")
 
@@ -284,12 +300,31 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
         return super().save_pretrained(str(save_directory), **kwargs)
 
     @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path, **kwargs
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The saved settings. Where there are none transformers would go on with its defaults.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        settings, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if not settings:
+            raise FileNotFoundError(
+                "no processor_config.json, which holds the size of pictures and the statistics of "
+                "actions. Copy it from where the model was trained, or save a `LAWMProcessor`."
+            )
+        return settings, rest
+
+    @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> "LAWMProcessor":
         """Load a processor; keyword arguments of the constructor override what was saved.
 
         Raises:
+            OSError: If there is none.
+            ValueError: If the saved file holds something else.
             TypeError: If a keyword is neither the constructor's nor the Hub's.
         """
         path = str(pretrained_model_name_or_path)
@@ -297,6 +332,11 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
         except OSError as error:
             raise not_found(path, error) from error
+        except (TypeError, AttributeError, ValueError) as error:  # says not where
+            raise ValueError(
+                f"processor_config.json of {path!r} must hold the settings of a `LAWMProcessor`, "
+                f"got: {error} Fetch or save it again."
+            ) from error
         processor, unused = loaded
         unknown = sorted(set(unused) & set(kwargs) - {"trust_remote_code", "code_revision"})
         if unknown:
@@ -319,10 +359,15 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
         return processor
 
 
-def _as_lists(statistics: Statistics | None) -> dict[str, list[float]] | None:
+def _as_lists(statistics: Statistics | None, name: str) -> dict[str, list[float]] | None:
     """Plain lists, which JSON can hold, of the statistics this package knows."""
     if statistics is None:
         return None
+    if not isinstance(statistics, Mapping):
+        raise ValueError(
+            f'`{name}` must be a mapping, {{"min": [...], "max": [...], ...}}, got '
+            f"{statistics!r:.100}."
+        )
     known = ("min", "max", "mean", "std", "q01", "q99")
     return {
         key: np.asarray(values, dtype=np.float64).tolist()
