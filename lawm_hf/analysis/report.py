@@ -143,11 +143,12 @@ class LatentReport:
         imagination_strip(model.policy, model.world_model, self.held_out, path)
         return path
 
-    def health(self, model: LawmForPretraining) -> LatentHealth:
-        """Measure, and write `health.json`."""
+    def health(self, model: LawmForPretraining, step: int) -> LatentHealth:
+        """Measure at the end, and write `health.json` and the last line of `health.jsonl`."""
         health = latent_health(model.policy, model.world_model, self.held_out, self.fit)
         health.is_held_out = self.is_held_out
-        (self.folder / "health.json").write_text(json.dumps(health.to_dict(), indent=2))
+        write_text_atomic(self.folder / "health.json", json.dumps(health.to_dict(), indent=2))
+        self._add_line(health, step)
         return health
 
     def watch(self, model: LawmForPretraining, step: int, accelerator: Accelerator) -> list[str]:
@@ -159,15 +160,19 @@ class LatentReport:
         with torch.random.fork_rng():  # whatever a model draws, training goes on as without
             picture = self.strip(model, f"strip_{step:06d}")
             health = latent_health(model.policy, model.world_model, self.held_out, self.fit)
-        numbers, alarms = health.scalars(), health.alarms()
-        path = self.folder / "health.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        lines = [line for line in lines if json.loads(line)["step"] < step]  # of this run
-        lines.append(json.dumps({"step": step} | numbers | {"alarms": alarms}))
-        write_text_atomic(path, "".join(f"{line}\n" for line in lines))
-        track(accelerator, numbers, picture, step)
+        alarms = self._add_line(health, step)
+        track(accelerator, health.scalars(), picture, step)
         for alarm in alarms:
             logger.warning("Update %d: %s", step, alarm)
+        return alarms
+
+    def _add_line(self, health: LatentHealth, step: int) -> list[str]:
+        """To `health.jsonl`; the alarms."""
+        path, alarms = self.folder / "health.jsonl", health.alarms()
+        lines = path.read_text().splitlines() if path.exists() else []
+        lines = [line for line in lines if json.loads(line)["step"] < step]  # of this run
+        lines.append(json.dumps({"step": step} | health.scalars() | {"alarms": alarms}))
+        write_text_atomic(path, "".join(f"{line}\n" for line in lines))
         return alarms
 
 

@@ -58,7 +58,9 @@ def read_record(run: Run) -> Record:
         for line in lines
         for alarm in line.get("alarms") or []
     ]
-    alarms += [f"At the end: {printable(str(a))}" for a in final_alarms(run.folder / "health.json")]
+    told = lines[-1].get("alarms") or [] if lines else []  # older runs' last line is not the end's
+    final = [a for a in final_alarms(run.folder / "health.json") if a not in told]
+    alarms += [f"At the end: {printable(str(alarm))}" for alarm in final]
     return Record(log.dropna(axis=1, how="all"), health, alarms, strips(run.folder), results(run))
 
 

@@ -193,6 +193,9 @@ def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[
         text = path.read_text() if path.exists() else ""
         history = [line for line in text.splitlines() if line.startswith("# ")]
         history += [f"# from update {first_step} {line}" for line in changed_arguments(args)]
+    else:  # the reports of a run that stood here would pass for this one's
+        for report in (*folder.glob("health.json*"), *folder.glob("strip*.png")):
+            report.unlink()
     text = yaml.safe_dump(as_flags(args), sort_keys=False)
     write_text_atomic(path, "".join(f"{line}\n" for line in history) + text)
     packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")
