@@ -365,6 +365,8 @@ def test_statistics_of_a_mixture_are_those_of_the_pooled_rows():
         ("bridge:{here}", FileNotFoundError, "traj_group"),
         ("libero:{here}", FileNotFoundError, "hdf5"),
         ("folder:{here}", FileNotFoundError, "No video"),
+        ("folder:,episodes=:3", ValueError, "without one"),
+        ("{here}", ValueError, "Did you mean `folder:"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(specs, tmp_path, spec, error, message):

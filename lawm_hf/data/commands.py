@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lawm-hf data inspect SPEC` and `lawm-hf convert KIND SRC --out DIR`."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def describe(source: Source) -> dict[str, Any]:
         "cameras": ", ".join(features.cameras),
         "state, action": f"{features.state_size or 'none'}, {features.action_size or 'none'}",
         "instructions": f"{len(set(tasks))} different",
-        "first instruction": tasks[0],
+        "first instruction": textwrap.shorten(tasks[0], 200, placeholder=" ..."),
         "fingerprint": source.fingerprint(),
     }
 

@@ -25,6 +25,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..plugins import load_plugins
@@ -127,6 +128,10 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
             logger.warning("The plug-in %s cannot be imported: %s", plugin, error)
     if scheme not in _SCHEMES:
         unknown = _unknown("scheme of a data source", scheme, list(_SCHEMES))
+        path = Path(spec.partition(",")[0])
+        if path.exists():
+            kind = "lerobot" if (path / "meta/info.json").is_file() else "folder"
+            unknown = f"A source is `scheme:location`, got {spec!r}. Did you mean `{kind}:{spec}`?"
         raise ValueError(f"{unknown} A package that registers its own is imported by `--import`.")
     parts = rest.split(",")
     location, options = parts[0], {}
@@ -140,6 +145,8 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         if key.strip() in options:
             raise ValueError(f"An option of a spec is given once, got `{key}` twice in {spec!r}.")
         options[key.strip()] = value
+    if not location.strip() and scheme in _OF_FILES:  # it would be the current folder
+        raise ValueError(f"A source is `{scheme}:LOCATION`, got {spec!r} without one. Name it.")
     return scheme, location, options
 
 
@@ -257,3 +264,4 @@ _SCHEMES: dict[str, Callable[..., Source]] = {
     "libero": _libero,
     "folder": _folder,
 }
+_OF_FILES = frozenset(_SCHEMES) - {"tabletop"}

@@ -58,7 +58,10 @@ class VideoSource(Source):
                 return self.fps(clip)
             except Exception as error:
                 logger.warning("Could not open %s: %s", self.clip_name(clip), error)
-        raise ValueError(f"None of the first clips of {self.name} can be opened.")
+        raise ValueError(
+            f"Of the first clips of {self.name} one at least must be a video of several frames, "
+            "got none that can be opened. Look at those that are named above."
+        )
 
     def task(self, clip: int) -> str:
         """Its label."""
@@ -217,12 +220,14 @@ def _read_captions(path: Path) -> list[tuple[str, str]]:
     else:
         names = {"file_name", "text"}
         lacking = [row for row in rows if not isinstance(row, dict) or not names <= row.keys()]
+        # What the reader of csv keeps under None: a text's words after its first comma.
+        lacking += [row for row in rows if isinstance(row, dict) and any(row.get(None) or ())]
         if not lacking:
             return [(str(row["file_name"]), str(row["text"] or "")) for row in rows]
         problem = f"a row {str(lacking[0])[:200]}"
     raise ValueError(
         f"{path} must be UTF-8 with `file_name` and `text` in each row, divided by commas if it is "
-        f"a csv, got {problem}. Save it so."
+        f'a csv, and a text with commas in "quotes", got {problem}. Save it so.'
     )
 
 
