@@ -275,6 +275,9 @@ def main(args: EvaluateArgs) -> Outcome | None:
             f"{executor.kind!r}. Start it with `python`."
         )
     trials = plan(args, env)
+    if args.tune_execution and opened.policy.config.chunk_size == 1:
+        accelerator.print("Nothing to tune: a chunk of one action is executed in one way only.")
+        args = replace(args, tune_execution=False)
     try:
         if args.tune_execution:
             states = tuning_trials(env, trials, args.tuning_episodes, args.first_tuning_state)

@@ -51,6 +51,7 @@ from lawm_hf.writing.atomic import unlock_folder
 AGAIN = (
     "The run is saved. Repeat with --resume true once the cause is gone: nothing is trained twice."
 )
+FROM_SCRATCH = ("policy_type", "policy_preset", "policy_config", "text_encoder")
 FOCUS_MAX_START = 6  # last frame of an episode where a window of the focus starts
 
 
@@ -69,6 +70,11 @@ def build_policy(args: FinetuneArgs, source: Source) -> tuple[LAWMPolicy, LAWMPr
             f"{args.vision_from!r}. Leave one out."
         )
     robot = source.features
+    if not robot.action_size:
+        raise ValueError(
+            f"Finetuning needs demonstrations with actions, got {source.name} without any. Name "
+            "others by --source; video without actions is for pretraining."
+        )
     sizes = {"action_size": robot.action_size, "state_size": robot.state_size}
     if len(robot.cameras) > 2:
         sizes["num_views"] = len(robot.cameras)
@@ -141,6 +147,10 @@ def main(args: FinetuneArgs) -> Outcome | None:
     """Train by behaviour cloning, and save."""
     import_recorded(args.pretrained)
     accelerator = make_accelerator(args)
+    for name in FROM_SCRATCH if args.pretrained else ("keep_action_head",):
+        if getattr(args, name) != getattr(FinetuneArgs, name):
+            how = "with" if args.pretrained else "without"
+            accelerator.print(f"`{name}` changes nothing {how} `pretrained`.")
     if args.pretrained:  # A wrong name is told before data are recorded or fetched.
         load_config(args.pretrained, LAWMPolicyConfig, subfolder="policy")
     source = open_source(args.source)

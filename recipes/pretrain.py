@@ -60,12 +60,7 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     """Fresh policy and world model (supervised: the policy alone), and their processor."""
     sizes = {"chunk_size": args.chunk_size, "image_size": args.image_size}
     options = parse_json_options(args.policy_config, "policy_config")
-    if clash := sizes.keys() & options.keys():
-        name = min(clash)
-        raise ValueError(
-            f"`{name}` is not for `policy_config`: the windows of video depend on it too. Give "
-            f"--{name} {options[name]} instead."
-        )
+    refuse_sizes(options, "policy_config", {name: f"--{name}" for name in sizes})
     latent = args.objective != "supervised"
     policy = new_policy(
         args.policy_type,
@@ -81,16 +76,28 @@ def build_model(args: PretrainArgs) -> tuple[torch.nn.Module, LAWMProcessor]:
     )
     if not latent:
         return policy, processor
+    options = parse_json_options(args.world_model_config, "world_model_config")
+    flags = {"image_size": "--frame_size", "action_size": "`action_size` in --policy_config"}
+    refuse_sizes(options, "world_model_config", flags)
     world_model = new_world_model(
         args.world_model_type,
         args.world_model_preset,
         image_size=args.frame_size,
         action_size=policy.config.action_size,
-        **parse_json_options(args.world_model_config, "world_model_config"),
+        **options,
     )
     options = parse_json_options(args.objective_config, "objective_config")
     options["cut_gradient"] = args.cut_gradient
     return new_objective(args.objective, policy, world_model, **options), processor
+
+
+def refuse_sizes(options: dict, flag: str, instead: dict[str, str]) -> None:
+    """Refuse options of one model on which others, or the windows of video, depend, too."""
+    for name in sorted(instead.keys() & options.keys()):
+        raise ValueError(
+            f"`{name}` is not for `{flag}`: the windows of video or the other model depend on it, "
+            f"too. Give {instead[name]} {options[name]} instead."
+        )
 
 
 def build_loader(
@@ -252,7 +259,7 @@ def show(
     health = None
     if report is not None:
         with told_only("The health report", AGAIN):
-            health = report.health(model)
+            health = report.health(model, args.steps)
             print(health)  # noqa: T201
             picture = report.strip(model, "strip")
             print(f"See {picture}")  # noqa: T201

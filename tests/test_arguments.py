@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import lawm_hf
+from lawm_hf import BakuConfig
 from lawm_hf.arguments import (
     CommandArgs,
     arg,
@@ -59,6 +60,18 @@ def test_flags_override_the_yaml_file_which_overrides_the_defaults(tmp_path):
     assert parse_args(Args, []) == Args()
 
 
+def test_a_home_that_no_shell_has_put_in_is_put_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("sources: ~/videos\n")
+    assert parse_args(Args, [str(tmp_path / "run.yaml")]).sources == [f"{tmp_path}/videos"]
+    assert parse_args(Args, ["--sources=~/videos"]).sources == [f"{tmp_path}/videos"]
+
+
+def test_an_option_of_a_model_that_is_refused_is_told_in_a_line(capsys):
+    text = refusal_of(lambda args: BakuConfig(hidden_size=0), capsys)
+    assert text.startswith("error: `hidden_size` must be at least 1, got 0.\n")
+
+
 def test_what_a_run_has_recorded_is_a_configuration_again(tmp_path):
     path = tmp_path / "args.yaml"
     args = Args(sources=["a"], augment=False, maximum=0.5, import_=["json"])
@@ -101,6 +114,7 @@ def test_flags_have_one_spelling_and_booleans_may_leave_out_their_value(argv, ex
         (["--resize", "sqash"], ["one of squash, crop, got 'sqash'. Did you mean `squash`?"]),
         (["nowhere.yaml"], ["'nowhere.yaml' does not exist"]),
         (["--steps", "1", "run.yaml"], ["comes first"]),
+        (["--sources", "a", "--sources", "b"], ["given once", "--sources A B"]),
         (["--sources", "ssv2:DIR,fraction=0.1"], ["DIR", "the folder of your own copy"]),
         (["--sources", "a:b", "lerobot:u/x@COMMIT"], ["COMMIT", "40 hexadecimal digits"]),
         (["--sources", "lerobot:u/x,views=CAMERA"], ["CAMERA", "lawm-hf data inspect"]),
@@ -118,6 +132,8 @@ def test_a_wrong_flag_is_refused_in_one_line_with_rule_and_value(argv, words, ca
         ("source: [a]", "Did you mean `sources`?"),
         ("steps: -3", "at least 1, got '-3'"),
         ("steps: [1, 2]", "one value"),
+        ("steps:", "`steps` of run.yaml must have a value, got null"),
+        ("sources: [tabletop, null]", "`sources` of run.yaml must have a value"),
         ("sources: []", "expected at least one argument"),
         ("- steps", "got a list"),
         ("steps: [", "must be a YAML file"),

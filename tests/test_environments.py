@@ -12,7 +12,7 @@ pytest.importorskip("gymnasium")
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from test_recipes import recipe
 
-from lawm_hf import BakuConfig, BakuPolicy, LAWMProcessor
+from lawm_hf import BakuConfig, BakuPolicy, LAWMPolicy, LAWMProcessor
 from lawm_hf.arguments import parse_args
 from lawm_hf.evaluation.environments import ask_environment
 from lawm_hf.evaluation.execution import Execution, save_execution
@@ -172,6 +172,21 @@ def test_the_execution_is_learned_on_other_states_before_any_is_evaluated(policy
         evaluate(mine, tmp_path / "all", *flags[:2], "--trials", "5", "--seeds", "9")
     with pytest.raises(ValueError, match="must not be given then, got 'uniform'"):
         evaluate(mine, tmp_path / "all", *flags, "--aggregation", "uniform")
+
+
+def test_a_chunk_of_one_action_is_not_tuned_since_it_is_executed_in_one_way(
+    policy, tmp_path, capsys
+):
+    config = LAWMPolicy.from_pretrained(policy).config
+    config.chunk_size = 1
+    mine = tmp_path / "mine"
+    BakuPolicy(config).save_pretrained(mine)
+    shutil.copy(policy / "processor_config.json", mine)
+    flags = ["--env", "mine/Benchmark-v0", "--trials", "5", "--tune_execution", "true"]
+    assert len(evaluate(mine, tmp_path / "out", *flags)) == 10
+    assert "Nothing to tune" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "tuning").exists()
+    assert not (mine / "execution.json").exists()
 
 
 def test_evaluation_follows_the_policys_configuration(policy, tmp_path):

@@ -181,11 +181,17 @@ def test_by_default_liberos_tuning_states_are_10_to_19_where_nothing_is_recorded
         (LIBERO, benchmark_trials(LIBERO, [0], 0, 10, [0]), 8, "8 to 10.*some are evaluated"),
         (TABLETOP, seeded_trials(TABLETOP, [], 4000, 2000), None, "5000 to 5002.*are evaluated"),
         (TABLETOP, seeded_trials(TABLETOP, [], 0, 200), 0, "0 to 2.*are evaluated"),
+        (TABLETOP, seeded_trials(TABLETOP, [], 0, 9), 99_998, "below 100000, .*99998 to 100000"),
     ],
 )
 def test_tuning_on_what_is_evaluated_is_refused(env, trials, first, message):
     with pytest.raises(ValueError, match=message):
         tuning_trials(env, trials, 3, first)
+
+
+def test_tasks_are_not_chosen_where_seeds_draw_them():
+    with pytest.raises(ValueError, match=r"got \[0\] and lawm_hf/Tabletop-v0.*Leave them out"):
+        seeded_trials(TABLETOP, [0], 0, 2)
 
 
 def learned(states, env="tabletop", suite="reach"):

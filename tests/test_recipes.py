@@ -124,8 +124,19 @@ def test_a_run_that_is_watched_trains_as_if_it_were_not_and_an_alarm_can_stop_it
         assert (point.step, strip.tobytes()) == (number, shown.tobytes())
     pretrain(tmp_path, **watched, resume=True)
     assert_same_weights(tmp_path, four_straight)
-    assert [line["step"] for line in lines()] == [1, 2, 3]
+    assert [line["step"] for line in lines()] == [1, 2, 3, 4]
+    ends = json.loads((tmp_path / "health.json").read_text())
+    assert lines()[-1]["effective_rank"] == ends["effective_rank"]
     assert {"swap_gap_share", "effective_rank", "moving_psnr"} <= lines()[0].keys()
+
+
+def test_a_run_that_is_overwritten_leaves_none_of_its_reports_to_the_next(four_straight, tmp_path):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    (folder / "health.jsonl").write_text('{"step": 1, "alarms": []}\n')
+    for name in ("health.json", "strip.png", "strip_000001.png"):
+        (folder / name).touch()
+    pretrain(folder, steps=1, overwrite=True)
+    assert not [*folder.glob("health*"), *folder.glob("strip*")]
 
 
 def test_two_updates_and_a_resume_to_four_equal_four_straight_bit_for_bit(four_straight, tmp_path):
@@ -350,11 +361,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         ({"sources": ["tabeltop:reach"]}, "tabletop"),
         ({"policy_config": '{"hidden_sise": 3}'}, "hidden_size"),
         ({"policy_config": '{"chunk_size": 3}'}, "--chunk_size 3"),
+        ({"world_model_config": '{"image_size": 64}'}, "Give --frame_size 64"),
+        ({"world_model_config": '{"action_size": 3}'}, "in --policy_config 3"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         pretrain(tmp_path, steps=1, **options)
+
+
+def test_finetuning_without_actions_is_refused_and_what_changes_nothing_is_told(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"needs demonstrations with actions, got .* without"):
+        finetune(tmp_path, source=SMALL["sources"][0])
+    finetune(tmp_path, steps=1, keep_action_head=True)
+    assert "`keep_action_head` changes nothing without `pretrained`." in capsys.readouterr().out
 
 
 def test_pushing_a_run_writes_its_card_and_leaves_the_resumable_state_at_home(

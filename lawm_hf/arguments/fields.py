@@ -128,10 +128,12 @@ def read_value(name: str, field: dataclasses.Field, text: str | list[str]) -> An
     kind, told = kind_of(field), field.metadata
     rule = _KINDS[kind]
     for word, bound in (("at least", "min"), ("above", "above"), ("at most", "max")):
-        rule += f", {word} {told[bound]:g}" if told[bound] is not None else ""
+        rule += f", {word} {told[bound]:.10g}" if told[bound] is not None else ""
     if told["choices"]:
         rule = f"one of {', '.join(told['choices'])}"
     try:
+        if kind in (str, Path) and text.startswith("~/"):  # as no shell has: --name=~/x, YAML
+            text = str(Path(text).expanduser())
         value = BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
         value = None
@@ -164,6 +166,11 @@ def default_of(field: dataclasses.Field) -> Any:
     """Its value if nobody gives another; `...` if somebody must."""
     made = field.default_factory
     return field.default if made is dataclasses.MISSING else made()
+
+
+def may_be_none(field: dataclasses.Field) -> bool:
+    """Whether `None` is a value: where nobody has given one."""
+    return type(None) in typing.get_args(field.type)
 
 
 def is_list(field: dataclasses.Field) -> bool:

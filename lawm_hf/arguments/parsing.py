@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plugins import import_packages
-from .fields import BOOLEANS, default_of, is_list, kind_of, read_value, suggestion
+from .fields import BOOLEANS, default_of, is_list, kind_of, may_be_none, read_value, suggestion
 from .help import make_parser
 from .screen import fail
 
@@ -30,9 +30,14 @@ def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(arguments_class)}  # type: ignore[arg-type]
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = _yaml_flags(Path(argv[0]), fields) + argv[1:]
-    given, rest = make_parser(arguments_class, fields).parse_known_args(_one_spelling(argv, fields))
+    config = argv.pop(0) if argv and argv[0].endswith((".yaml", ".yml")) else None
+    argv = _one_spelling(argv, fields)
+    for name in (name for name, field in fields.items() if is_list(field)):
+        if sum(token.partition("=")[0] == f"--{name}" for token in argv) > 1:
+            fail(f"`--{name}` must be given once, with all its values after it: --{name} A B.")
+    if config is not None:
+        argv = _one_spelling(_yaml_flags(Path(config), fields), fields) + argv
+    given, rest = make_parser(arguments_class, fields).parse_known_args(argv)
     if rest:
         late = " A configuration file comes first." if rest[0].endswith((".yaml", ".yml")) else ""
         fail(f"unknown argument {rest[0]!r}.{late or suggestion(rest[0].lstrip('-'), fields)}")
@@ -87,8 +92,14 @@ def _yaml_flags(path: Path, fields: dict[str, dataclasses.Field]) -> list[str]:
         if name in seen:
             fail(f"{path} must have each key once, got {seen[name]!r} and {key!r}. Leave one out.")
         seen[name] = key
-        if value is None or value == [] == default_of(fields[name]):
+        if (value is None and may_be_none(fields[name])) or value == [] == default_of(fields[name]):
             continue
+        if value is None or (isinstance(value, list) and None in value):
+            got = "null" if value is None else value
+            fail(
+                f"`{name}` of {path.name} must have a value, got {got}. Give one, or leave the "
+                "line out for the default."
+            )
         values = value if isinstance(value, list) else [value]
         if len(values) > 1 and not is_list(fields[name]):
             fail(f"`{name}` of {path.name} must be one value, got {value!r}.")

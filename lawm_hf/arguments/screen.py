@@ -33,6 +33,10 @@ def one_screen(argv: list[str]) -> Iterator[None]:
     except Exception as error:
         if show:
             raise
+        from huggingface_hub.errors import StrictDataclassError
+
+        if isinstance(error, StrictDataclassError):  # a model's option: its cause says which
+            error = ValueError(str(error.__cause__ or error))
         text = missing_package(error) or str(error)[:2000].strip()
         if not isinstance(error, ValueError | OSError | ImportError) or not text:
             frames = traceback.extract_tb(error.__traceback__)[-3:]

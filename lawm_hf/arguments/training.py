@@ -11,7 +11,9 @@ class TrainingArgs(CommandArgs):
     """Arguments that pretraining and finetuning have in common."""
 
     output_dir: str = arg("outputs", "where checkpoints, logs and results go", group="output")
-    seed: int = arg(0, "seed of initialisation, data order and sampling", min=0, group="training")
+    seed: int = arg(
+        0, "seed of initialisation, data order and sampling", min=0, max=2**32 - 1, group="training"
+    )
     steps: int = arg(1000, "updates of the optimiser", min=1, group="training")
     batch_size: int = arg(64, "windows per process and micro-batch", min=1, group="training")
     gradient_accumulation_steps: int = arg(1, "micro-batches per update", min=1, group="training")

@@ -43,7 +43,7 @@ class EvaluateArgs(TaskArgs):
         group="environment",
     )
     image_size: int = arg(
-        0, "size to render, that of the training data; 0: its own", min=0, group="environment"
+        0, "size to render, that of the training data; 0: its own", min=8, group="environment"
     )
     fast_rendering: bool = arg(
         False, "LIBERO: thinner meshes; only if the data had them", group="environment"

@@ -7,14 +7,14 @@ from typing import Any
 from .environments import Environment
 from .results import Trial
 
-FIRST_TUNING_SEED = 5000  # Evaluations begin at 0, recordings at 100000.
+FIRST_TUNING_SEED, FIRST_RECORDED_SEED = 5000, 100_000  # Evaluations begin at 0.
 
 
 def seeded_trials(
     env: Environment, task_ids: Sequence[int], first_seed: int, count: int
 ) -> list[Trial]:
     """Episodes of an environment whose seed is the initial state, task by task."""
-    seeds = range(first_seed, first_seed + count)
+    seeds = _seeds(first_seed, count)
     return [Trial(seed, env.suite, task) for task in _tasks(env, task_ids) for seed in seeds]
 
 
@@ -62,7 +62,9 @@ def tuning_trials(
     used = {_start(trial) for trial in trials}
     if first is None:
         first = FIRST_TUNING_SEED if env.num_init_states is None else 1 + max(s for _, s in used)
-    starts = range(first, first - (-episodes // len(tasks)))
+    count = -(-episodes // len(tasks))
+    is_seeded = env.num_init_states is None
+    starts = _seeds(first, count) if is_seeded else range(first, first + count)
     states = [
         Trial(start, env.suite, task)
         if env.num_init_states is None
@@ -122,12 +124,27 @@ def check_apart(record: dict[str, Any], env: Environment, trials: Sequence[Trial
         )
 
 
+def _seeds(first: int, count: int) -> range:
+    """Seeds that do not run into those of data by accident; data's own may be chosen."""
+    if first < FIRST_RECORDED_SEED < first + count:
+        raise ValueError(
+            f"Seeds must stay below {FIRST_RECORDED_SEED}, where those of recorded data start, got "
+            f"{first} to {first + count - 1}. Play fewer episodes, or begin with a lower seed."
+        )
+    return range(first, first + count)
+
+
 def _start(trial: Trial) -> tuple[int | None, int]:
     return trial.task_index, trial.seed if trial.init_state is None else trial.init_state
 
 
 def _tasks(env: Environment, task_ids: Sequence[int]) -> Sequence[int | None]:
     if env.num_tasks is None:
+        if task_ids:
+            raise ValueError(
+                f"`task_ids` are for an environment that counts its tasks, got {list(task_ids)} "
+                f"and {env.id}, whose seeds draw them. Leave them out."
+            )
         return [None]
     if max(task_ids, default=0) >= env.num_tasks:
         raise ValueError(
