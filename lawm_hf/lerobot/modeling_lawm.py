@@ -6,7 +6,6 @@ one that `LAWMPolicy.from_pretrained` loads, and the other way round.
 """
 
 import json
-import logging
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self
@@ -27,12 +26,13 @@ from ..hub.lerobot_export import describe_for_lerobot, drop_remote_code
 from ..models import LAWMPolicy, LAWMProcessor
 from ..training.optimizer import parameter_groups
 from ..writing.atomic import read_json, write_text_atomic
+from ..writing.text import get_logger
 from .adapters import default_targets, find_processor
 from .averages import AveragedPolicy, resume
 from .configuration_lawm import LeRobotLAWMConfig, option_names
 from .start import check_sizes, new_policy
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
