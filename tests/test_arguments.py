@@ -35,6 +35,7 @@ class Args(CommandArgs):
     augment: bool = arg(True, "augment")
     resize: str = arg("squash", "how", choices=("squash", "crop"))
     options: str = arg("", "JSON")
+    output_dir: str = arg("outputs", "where")
 
 
 def refusal(argv, capsys) -> str:
@@ -114,6 +115,7 @@ def test_flags_have_one_spelling_and_booleans_may_leave_out_their_value(argv, ex
         (["--resize", "sqash"], ["one of squash, crop, got 'sqash'. Did you mean `squash`?"]),
         (["nowhere.yaml"], ["'nowhere.yaml' does not exist"]),
         (["--steps", "1", "run.yaml"], ["comes first"]),
+        (["--output_dir", ""], ["`output_dir` must be a path, got ''"]),
         (["--sources", "a", "--sources", "b"], ["given once", "--sources A B"]),
         (["--sources", "ssv2:DIR,fraction=0.1"], ["DIR", "the folder of your own copy"]),
         (["--sources", "a:b", "lerobot:u/x@COMMIT"], ["COMMIT", "40 hexadecimal digits"]),

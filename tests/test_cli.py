@@ -94,6 +94,21 @@ def test_a_command_ends_with_what_it_has_made_and_the_command_to_type_next(capfd
     assert capfd.readouterr().out.endswith(f"Wrote it.\n\nNext:\n  {command('out')}\n")
 
 
+def test_a_reader_that_has_gone_and_a_terminal_of_few_letters_are_no_errors():
+    code = """
+from lawm_hf.arguments import CommandArgs, Outcome, run_command
+run_command(lambda args: Outcome({}, "\u2026" * 99_999), CommandArgs, [])
+"""
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=env)
+    assert told.stdout.startswith(b"\\u2026")
+    gone, ours = os.pipe()
+    os.close(gone)
+    done = subprocess.run([sys.executable, "-c", code], stdout=ours, stderr=subprocess.PIPE)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def command(folder: str) -> str:
     return f"{shlex.join(program())} evaluate --policy {folder}"
 

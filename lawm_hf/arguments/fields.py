@@ -126,7 +126,8 @@ def read_value(name: str, field: dataclasses.Field, text: str | list[str]) -> An
     if isinstance(text, list):
         return [read_value(name, field, item) for item in text]
     kind, told = kind_of(field), field.metadata
-    rule = _KINDS[kind]
+    is_path = kind is Path or name.endswith("_dir")
+    rule = _KINDS[Path if is_path else kind]
     for word, bound in (("at least", "min"), ("above", "above"), ("at most", "max")):
         rule += f", {word} {told[bound]:.10g}" if told[bound] is not None else ""
     if told["choices"]:
@@ -136,6 +137,8 @@ def read_value(name: str, field: dataclasses.Field, text: str | list[str]) -> An
             text = str(Path(text).expanduser())
         value = BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
+        value = None
+    if is_path and not text.strip():  # of a shell's variable that is not set: not this folder
         value = None
     if told["is_json"]:
         parse_json_options(text, name)

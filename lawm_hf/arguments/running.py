@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A command from its first word to its last."""
 
+import io
 import os
 import re
 import sys
@@ -32,6 +33,9 @@ def run_command[T](
         SystemExit: If that has a status of its own.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # of a terminal that knows few letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with one_screen(argv):
         as_json, is_verbose = take_switch(argv, "json"), take_switch(argv, "verbose")
         args = parse_args(arguments_class, argv)
@@ -41,7 +45,11 @@ def run_command[T](
         with stdout_is_stderr(as_json):
             outcome = main(args)
     if outcome is not None:
-        outcome.tell(as_json)
+        try:
+            outcome.tell(as_json)
+            print(end="", flush=True)  # noqa: T201
+        except BrokenPipeError:  # `| head` has seen enough: nobody is there to be told
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if outcome.status:
             raise SystemExit(outcome.status)
 
