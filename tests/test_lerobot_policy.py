@@ -724,6 +724,9 @@ def test_compile_model_compiles_training_and_acting_and_changes_neither(kind, mo
         losses.append(policy.forward(batch)[0])
     torch.testing.assert_close(*losses)
     assert 0 < acting < len(graphs)
+    learning = len(graphs)
+    compiled.forward(training_batch(3))  # the last of an epoch
+    assert len(graphs) == learning
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 

@@ -18,6 +18,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
+from torch._dynamo import maybe_mark_dynamic
 
 from ..data.images import fitted_size
 from ..data.source import Resize
@@ -200,14 +201,16 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         self, batch: dict[str, Any], reduction: str = "mean"
     ) -> tuple[Tensor, dict[str, float]]:
         """Behaviour-cloning loss; `reduction="none"` gives that of each sample, `(B,)`."""
-        outputs = self.lawm(
-            **self.processor(
-                **self._observation(batch),
-                actions=batch[ACTION],
-                action_is_pad=batch.get("action_is_pad"),
-                augment=self.training and self.config.augment,
-            )
+        inputs = self.processor(
+            **self._observation(batch),
+            actions=batch[ACTION],
+            action_is_pad=batch.get("action_is_pad"),
+            augment=self.training and self.config.augment,
         )
+        if self.config.compile_model:
+            for value in inputs.values():
+                maybe_mark_dynamic(value, 0)  # else an epoch's last batch would compile again
+        outputs = self.lawm(**inputs)
         if reduction == "none":
             keep = (~batch["action_is_pad"]).float()
             return (outputs.action_loss * keep).sum(1) / keep.sum(1).clamp(min=1), {}
