@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import av
 import numpy as np
@@ -22,8 +24,9 @@ from lawm_hf.play.upload import MAX_BYTES, MAX_SECONDS, read_upload
 
 pytest.importorskip("mujoco")
 
+from lawm_hf.envs.tabletop import SUITES
 from lawm_hf.play.camera import in_picture, on_table
-from lawm_hf.play.game import KEYS, SUITE, Driver, Game
+from lawm_hf.play.game import KEYS, Driver, Game
 from lawm_hf.play.studio import Studio
 
 
@@ -236,7 +239,7 @@ def test_the_policy_plays_to_the_end_and_shows_what_it_means_to_do(driver):
         game = Game(driver, seed)
         plain = game.picture()
         for _ in game.policy_plays():
-            assert game.steps <= SUITE.max_steps
+            assert game.steps <= game.driver.suite.max_steps
         assert (game.picture() != plain).any()
         assert game.path.shape == (10, 3)
         solved += game.solved_at is not None
@@ -273,8 +276,9 @@ def test_words_that_no_judge_knows_are_told_to_the_policy_and_never_solved(drive
         pass
     assert game.solved_at is None
     assert "no judge" in game.status
-    game.tell(SUITE.tasks[2])
-    assert (game.world.instruction, game.steps) == (SUITE.tasks[2], 0)
+    tasks = game.driver.suite.tasks
+    game.tell(tasks[2])
+    assert (game.world.instruction, game.steps) == (tasks[2], 0)
     with pytest.raises(ValueError, match="1 to 300"):
         game.tell("")
 
@@ -286,6 +290,19 @@ def test_a_policy_of_another_robot_does_not_drive(tmp_path):
     LAWMProcessor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="action has 3 numbers"):
         Driver(Run("x", tmp_path))
+
+
+def test_a_policy_drives_the_suite_that_it_was_finetuned_on_and_one_of_libero_does_not(tmp_path):
+    folder = Path(shutil.copytree(lawm_hf.TABLETOP_POLICY, tmp_path / "run"))
+    (folder / "args.yaml").write_text("source: tabletop:place2,episodes=9\n")
+    game = Game(Driver(Run("x", folder)), seed=1)
+    assert game.words in SUITES["place2"].tasks
+    for _ in range(2):
+        game.policy_step()
+    assert game.steps == 2
+    (folder / "args.yaml").write_text("source: libero:DIR,suite=libero_goal\n")
+    with pytest.raises(ValueError, match="finetuned on LIBERO"):
+        Driver(Run("x", folder))
 
 
 # ------------------------------------------------------------------------------ a run's record

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..data.spec import parse_spec
 from ..envs.tabletop import SUITES, VIEWS, Tabletop
 from ..envs.tabletop.render import RayRenderer
 from ..envs.tabletop.simulation import HOVER_HEIGHT, STEP_SIZE
@@ -17,7 +18,6 @@ from .camera import in_picture, on_table
 from .run import Run
 from .studio import MAX_WORDS
 
-SUITE = SUITES["reach"]
 KEYS = {  # what a key or its button does, in units of action: x (towards the camera), y, z
     "left": (0, -1, 0),
     "right": (0, 1, 0),
@@ -42,9 +42,17 @@ class Driver:
     """
 
     def __init__(self, run: Run):
+        source = str(run.arguments().get("source") or "tabletop:reach")
+        if source.startswith("libero"):  # its numbers may be as many
+            raise ValueError(
+                "It was finetuned on LIBERO, and here is the tabletop only. See it by "
+                "`lawm-hf evaluate --env libero --videos 4`."
+            )
+        suite = parse_spec(source)[1] if source.startswith("tabletop") else ""
+        self.suite = SUITES.get(suite, SUITES["reach"])
         self.policy = LAWMPolicy.from_pretrained(run.folder).eval()
         self.processor = LAWMProcessor.from_pretrained(run.folder)
-        asked = ask_environment("tabletop", self.policy.config, {"suite": SUITE.name}, [])
+        asked = ask_environment("tabletop", self.policy.config, {"suite": self.suite.name}, [])
         self.views = asked.views
 
     def chunk(self, world: Tabletop, task: str) -> np.ndarray:
@@ -64,7 +72,7 @@ class Game:
 
     def __init__(self, driver: Driver, seed: int = 0):
         self.driver = driver
-        self.world = Tabletop(SUITE.name, driver.policy.config.image_size)
+        self.world = Tabletop(driver.suite.name, driver.policy.config.image_size)
         self.camera = RayRenderer(self.world.model, "front", _SIDE, "robot")
         self.start(seed)
 
@@ -99,8 +107,9 @@ class Game:
             raise ValueError(f"An instruction has 1 to {MAX_WORDS} characters, got {len(words)}.")
         self.words = words
         self._forget()
-        if words in SUITE.tasks:
-            self.start(self.seed, SUITE.tasks.index(words))
+        tasks = self.driver.suite.tasks
+        if words in tasks:
+            self.start(self.seed, tasks.index(words))
 
     def policy_step(self) -> None:
         """One action of the policy."""
@@ -119,7 +128,7 @@ class Game:
     def policy_plays(self) -> Iterator[None]:
         """The policy's actions until the task is solved or its time is up, a pause after each."""
         self._turn = turn = object()
-        for _ in range(SUITE.max_steps):
+        for _ in range(self.driver.suite.max_steps):
             if self.solved_at is not None or self._turn is not turn:
                 return
             self._policy_step()

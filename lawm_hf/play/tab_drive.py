@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from ..hub.text import escape
-from .game import KEYS, SUITE, Driver, Game
+from .game import KEYS, Driver, Game
 
 _PAUSE_S = 0.12
 _SYMBOLS = {"left": "←", "right": "→", "away": "↑", "near": "↓", "up": "rise", "down": "sink"}
@@ -31,8 +31,11 @@ document.addEventListener("keydown", (event) => {
 _HELP = """
 Say where to go, then let the **policy** play: the dots are the actions it means to take next. Or
 play yourself: **click** on the table, or use the **arrow keys** (w, s: rise, sink; space: one step
-of the policy). A scene is solved when the hand hovers over the named cube for three steps.
-"""
+of the policy). A scene is solved when """
+_SOLVED = (
+    "the hand hovers over the named cube for three steps.",
+    "the named cube lies where the words say. Mouse and keys leave the gripper open.",
+)
 
 
 class DriveTab:
@@ -45,7 +48,9 @@ class DriveTab:
 
     def __init__(self, driver: Driver | str, page: gr.Blocks):
         if isinstance(driver, str):
-            gr.Markdown(f"This policy does not drive the tabletop. {driver}", elem_id="no-driver")
+            gr.Markdown(
+                f"This policy does not drive the tabletop. {escape(driver)}", elem_id="no-driver"
+            )
             return
         self.driver = driver
         self.state = gr.State(None, time_to_live=3600)
@@ -66,8 +71,8 @@ class DriveTab:
 
     def _controls(self) -> None:
         self.task = gr.Dropdown(
-            list(SUITE.tasks),
-            value=SUITE.tasks[0],
+            list(self.driver.suite.tasks),
+            value=self.driver.suite.tasks[0],
             allow_custom_value=True,
             label="Instruction",
             info="choose, or write your own",
@@ -85,7 +90,7 @@ class DriveTab:
         with gr.Row():
             self.again = gr.Button("Same scene again", elem_id="again")
             self.next = gr.Button("Next scene", elem_id="next")
-        gr.Markdown(_HELP)
+        gr.Markdown(_HELP + _SOLVED[self.driver.suite.has_goals])
 
     def _wire(self, page: gr.Blocks) -> None:
         shown = [self.state, self.picture, self.status]
@@ -112,7 +117,7 @@ class DriveTab:
     def policy_plays(self, game: Game | None, task: str) -> Iterator[tuple[Game, np.ndarray, str]]:
         """To the end of the episode, which begins anew if it has ended."""
         game = self._game(game, task)
-        if game.solved_at is not None or game.steps >= SUITE.max_steps:
+        if game.solved_at is not None or game.steps >= self.driver.suite.max_steps:
             self.repeat(game, task)
         yield from self._moving(game, game.policy_plays())
 
