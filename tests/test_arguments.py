@@ -34,6 +34,7 @@ class Args(CommandArgs):
     weights: list[float] = arg([], "of each source", min=0)
     augment: bool = arg(True, "augment")
     resize: str = arg("squash", "how", choices=("squash", "crop"))
+    precision: str | None = arg(None, "which", choices=("no", "bf16"))
     options: str = arg("", "JSON")
     output_dir: str = arg("outputs", "where")
 
@@ -59,6 +60,12 @@ def test_flags_override_the_yaml_file_which_overrides_the_defaults(tmp_path):
     expected = {"sources": ["a", "b"], "augment": False, "options": '{"x": 1}'}
     assert args == Args(learning_rate=0.1, **expected)
     assert parse_args(Args, []) == Args()
+
+
+def test_a_no_of_yaml_is_the_word_where_that_is_a_choice(tmp_path):
+    (tmp_path / "run.yaml").write_text("precision: no\naugment: no\n")
+    args = parse_args(Args, [str(tmp_path / "run.yaml")])
+    assert (args.precision, args.augment) == ("no", False)
 
 
 def test_a_home_that_no_shell_has_put_in_is_put_in(tmp_path, monkeypatch):

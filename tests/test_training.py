@@ -103,6 +103,11 @@ def train(folder: Path, until: int, **options):
     )
 
 
+def test_a_run_is_not_overwritten_that_is_to_be_resumed(tmp_path):
+    with pytest.raises(ValueError, match="got both"):
+        accelerator_of(TrainingArgs(output_dir=str(tmp_path), resume=True, overwrite=True))
+
+
 @pytest.fixture(scope="module")
 def two_done(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two_done")

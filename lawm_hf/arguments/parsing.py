@@ -100,6 +100,8 @@ def _yaml_flags(path: Path, fields: dict[str, dataclasses.Field]) -> list[str]:
                 f"`{name}` of {path.name} must have a value, got {got}. Give one, or leave the "
                 "line out for the default."
             )
+        if value is False and "no" in (fields[name].metadata["choices"] or ()):
+            value = "no"  # which YAML takes for false
         values = value if isinstance(value, list) else [value]
         if len(values) > 1 and not is_list(fields[name]):
             fail(f"`{name}` of {path.name} must be one value, got {value!r}.")

@@ -33,6 +33,11 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
     launcher's unless given.
     """
     check_outlets(args)
+    if args.resume and args.overwrite:
+        raise ValueError(
+            "`resume` goes on with the run in `output_dir`, `overwrite` deletes it, got both. "
+            "Leave one out."
+        )
     checkpoints = find_checkpoints(args.output_dir)
     if checkpoints and not args.resume and not args.overwrite:
         raise FileExistsError(
@@ -58,8 +63,10 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
     shard_on_cpus(accelerator)
     _check_launch(accelerator, args)
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
-        threads = os.environ.get("LAWM_NUM_THREADS")
-        torch.set_num_threads(int(threads) if threads else (os.cpu_count() or 1))
+        threads = os.environ.get("LAWM_NUM_THREADS") or str(os.cpu_count() or 1)
+        if not threads.isdecimal() or int(threads) < 1:
+            raise ValueError(f"LAWM_NUM_THREADS must be a number of threads, got {threads!r}.")
+        torch.set_num_threads(int(threads))
     if accelerator.device.type == "cpu":
         tune_cpu()
     set_seed(args.seed, device_specific=True)
