@@ -36,6 +36,7 @@ from torch import Tensor
 
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+from lawm_hf.data.lru import LRU
 from lawm_hf.training.accelerator import tune_cpu
 
 WINDOW = WindowSpec(chunk_size=9, image_size=128, with_frames=True)  # x_t and nine more: 10 frames
@@ -96,10 +97,15 @@ def build(root: Path, num_clips: int) -> dict[str, list[Path]]:
     return made
 
 
-def ours(specs: list[str], windows_per_visit: int | None = None) -> Iterator[Tensor]:
-    """Frames of our loader's batches."""
+def ours(
+    specs: list[str], windows_per_visit: int | None = None, *, forgets: bool = False
+) -> Iterator[Tensor]:
+    """Frames of our loader's batches; every visit as if it were the clip's first if it forgets."""
     options = {"weights": WEIGHTS, "cache_bytes": 0, "windows_per_visit": windows_per_visit}
-    for batch in make_loader(specs, WINDOW, BATCH, **options):
+    sources = [open_source(spec) for spec in specs]
+    for source in sources if forgets else ():
+        source._scans = LRU(1)  # type: ignore[attr-defined]
+    for batch in make_loader(sources, WINDOW, BATCH, **options):
         yield batch["frames"]
 
 
@@ -111,8 +117,10 @@ def all_sides(made: dict[str, list[Path]]) -> dict[str, tuple[str, Iterator[Tens
     mix = (WEIGHTS, BATCH)
     return {
         "ours, webm": ("ours, webm", ours(webm)),
+        "ours, webm, each visit the first": ("ours, webm", ours(webm, forgets=True)),
         "ours, webm, one window per clip": ("ours, webm", ours(webm, 1)),
         "ours, shards": ("ours, shards", ours(shards)),
+        "ours, shards, each visit the first": ("ours, shards", ours(shards, forgets=True)),
         "datasets, 8 windows per clip": (
             "ours, shards",
             peers.hf_datasets(made["shards"], *mix, windows_per_clip=8),
@@ -181,6 +189,7 @@ def main() -> None:
                 raise SystemExit(f"Sides, each with its base: {', '.join(sides)}; got {name!r}.")
         bases = available({name: sides[name] for name in args.sides or sides})
         sizes = dict.fromkeys(bases, FEW_BATCHES) | dict.fromkeys(bases.values(), A_BLOCK)
+        sizes |= {name: A_BLOCK for name in bases if name.endswith("the first")}
         sizes |= {name: MANY_BATCHES for name in bases if name.startswith("datasets, 8")}
         calls: dict[str, Callable[[], None]] = {
             name: partial(take, sides[name][1], sizes[name]) for name in bases

@@ -122,6 +122,40 @@ def test_a_video_is_read_rightly_after_a_time_that_it_does_not_have(tmp_path, is
                 video.read(np.array([missing]), 0, 64, "squash")
 
 
+@pytest.mark.parametrize("name", ["go.mp4", "go.mkv", "without_cues.mkv", "go.avi"])
+def test_a_clip_that_is_seen_for_the_first_time_is_read_rightly_wherever_it_begins(tmp_path, name):
+    path = write(tmp_path / name, stamped(0, 40))
+    if name == "without_cues.mkv":  # as a camera streams it
+        options = {"live": "1"}
+        with (
+            av.open(str(path)) as made,
+            av.open(str(tmp_path / "live.mkv"), "w", options=options) as out,
+        ):
+            stream = out.add_stream_from_template(made.streams.video[0])
+            for packet in made.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+        (tmp_path / "live.mkv").replace(path)
+    for first in (0, 5, 8, 29):
+        source = open_source(f"folder:{tmp_path}")
+        wanted = np.arange(first, first + 10)
+        frames = source.decode(0, "video", wanted, 64, "squash")
+        assert [read_stamp(frame)[1] for frame in frames] == wanted.tolist()
+
+
+def test_a_clip_is_opened_once_to_be_looked_at_and_read(tmp_path, monkeypatch):
+    for i in range(3):
+        write(tmp_path / f"push_it_{i}.mp4", stamped(i, 20))
+    source, opened = open_source(f"folder:{tmp_path}"), []
+    monkeypatch.setattr(av, "open", lambda *args, to=av.open: opened.append(args[0]) or to(*args))
+    for clip in (1, 2):
+        assert numbers(source, clip) == list(range(20))
+    assert [Path(name).name for name in opened] == ["push_it_1.mp4", "push_it_2.mp4"]
+    assert numbers(source, 1) == list(range(20)), "again, from what is remembered of it"
+    assert len(opened) == 3
+
+
 def test_frames_within_a_seeks_cost_of_the_beginning_are_decoded_without_one(tmp_path, monkeypatch):
     path = write(tmp_path / "push_it.mp4", stamped(0, 40))  # a keyframe every 8 frames
     times, keyframes, _ = scan_video(path)

@@ -49,6 +49,7 @@ class LocalFiles:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(f"No folder {self.root}.")
+        self._found: dict[str, Path] = {}  # where links lead is looked at once
 
     def fetch(self, path: str) -> Path:
         """Path of a file that exists.
@@ -56,10 +57,12 @@ class LocalFiles:
         Raises:
             ValueError: If it lies outside the folder.
         """
-        found = inside(self.root, path)
-        if not found.is_file():
-            raise FileNotFoundError(f"No file {path} in {self.root}.")
-        return found
+        if path not in self._found:
+            found = inside(self.root, path)
+            if not found.is_file():
+                raise FileNotFoundError(f"No file {path} in {self.root}.")
+            self._found[path] = found
+        return self._found[path]
 
     def list(self, folder: str, suffix: str) -> list[str]:
         """Paths below `folder` that end in `suffix`, sorted; even if they are no files."""

@@ -15,7 +15,7 @@ import numpy as np
 from ...writing.atomic import read_json
 from ...writing.text import get_logger
 from ..files import LocalFiles
-from ..images import Video, scan_video
+from ..images import Scan, Video
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
 from ..text import from_path
@@ -44,9 +44,11 @@ class VideoSource(Source):
     def reopen(self) -> None:
         """See `Source.reopen`."""
         self._scans = LRU(_SCANS)
+        # The last one that was looked at, still open: most likely it is read next.
+        self._scanned: dict[int, Video] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_scans"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_scans", "_scanned")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -67,8 +69,16 @@ class VideoSource(Source):
         """Its label."""
         return self._tasks[clip]
 
-    def _scan(self, clip: int) -> tuple[np.ndarray, np.ndarray, float]:
-        return self._scans.get(clip, lambda: scan_video(self.open(clip)))
+    def _scan(self, clip: int) -> Scan:
+        return self._scans.get(clip, lambda: self._look(clip))
+
+    def _look(self, clip: int) -> Scan:
+        for video in self._scanned.values():
+            video.close()
+        video = Video(self.open(clip))
+        found = video.scan()
+        self._scanned = {clip: video} if video.rewinds else {}
+        return found
 
     def length(self, clip: int) -> int:
         """Frames in the file, counted without decoding."""
@@ -93,7 +103,7 @@ class VideoSource(Source):
     ) -> np.ndarray:
         """See `Source.decode`."""
         times, keyframes, _ = self._scan(clip)
-        video = Video(self.open(clip), keyframes)
+        video = self._scanned.pop(clip, None) or Video(self.open(clip), keyframes)
         try:
             return video.read(times[indices], 0, size, resize)
         finally:
