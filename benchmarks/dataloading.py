@@ -36,7 +36,7 @@ from torch import Tensor
 
 from lawm_hf.data import WindowSpec, make_loader, open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
-from lawm_hf.data.lru import LRU
+from lawm_hf.data.order import Visits
 from lawm_hf.training.accelerator import tune_cpu
 
 WINDOW = WindowSpec(chunk_size=9, image_size=128, with_frames=True)  # x_t and nine more: 10 frames
@@ -100,13 +100,19 @@ def build(root: Path, num_clips: int) -> dict[str, list[Path]]:
 def ours(
     specs: list[str], windows_per_visit: int | None = None, *, forgets: bool = False
 ) -> Iterator[Tensor]:
-    """Frames of our loader's batches; every visit as if it were the clip's first if it forgets."""
+    """Frames of our loader's batches; if it forgets, each visit to a clip is as its first."""
     options = {"weights": WEIGHTS, "cache_bytes": 0, "windows_per_visit": windows_per_visit}
-    sources = [open_source(spec) for spec in specs]
-    for source in sources if forgets else ():
-        source._scans = LRU(1)  # type: ignore[attr-defined]
-    for batch in make_loader(sources, WINDOW, BATCH, **options):
+    loader = make_loader(specs, WINDOW, BATCH, **options)
+    for visits in loader._visits if forgets else ():
+        visits.starts = partial(starts_of_a_new_clip, visits, visits.starts)
+    for batch in loader:
         yield batch["frames"]
+
+
+def starts_of_a_new_clip(visits: Visits, starts: Callable, epoch: int, visit: int) -> np.ndarray:
+    """`Visits.starts`, for which the clip is looked at."""
+    visits.reader.source._scans.drop(int(visits.clips[visit]))  # type: ignore[attr-defined]
+    return starts(epoch, visit)
 
 
 def all_sides(made: dict[str, list[Path]]) -> dict[str, tuple[str, Iterator[Tensor]]]:

@@ -29,9 +29,9 @@ from numpy._core.numeric import _frombuffer
 from lawm_hf.data import WindowSpec, load, make_loader, open_source
 from lawm_hf.data.formats.bridge import load_pickle
 from lawm_hf.data.formats.libero import instruction, suite_tasks
-from lawm_hf.data.images import Video, scan_video
+from lawm_hf.data.reader import DecodedClip
 from lawm_hf.data.source import merge_statistics, statistics
-from lawm_hf.data.window import DecodedClip
+from lawm_hf.data.video import Video, scan_video
 
 FORMATS = [
     *("lerobot_v2.0", "lerobot_v2.1", "lerobot_v3.0", "lerobot_images", "ssv2", "wds", "folder"),

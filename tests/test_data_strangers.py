@@ -24,7 +24,7 @@ from data_fixtures import (
 
 from lawm_hf import cli
 from lawm_hf.data import WindowSpec, make_loader, open_source, spec
-from lawm_hf.data import images as pictures
+from lawm_hf.data import video as videos
 from lawm_hf.data.source import BadClipError
 from lawm_hf.models.configuration_lawm import load_plugins
 
@@ -181,9 +181,9 @@ def test_a_video_that_is_a_pipe_or_impossibly_wide_costs_its_clip(tmp_path, monk
     with pytest.raises(BadClipError, match=r"no file go_1\.mp4"):
         source.length(1)
     assert source.length(2) == 8
-    monkeypatch.setattr(pictures, "_MOST_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr(videos, "_MOST_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(BadClipError, match="too large to be true"):
-        pictures.scan_video(tmp_path / "go_2.mp4")
+        videos.scan_video(tmp_path / "go_2.mp4")
 
 
 def test_captions_are_read_as_datasets_writes_them(tmp_path, caplog):

@@ -13,8 +13,9 @@ from data_fixtures import read_stamp, stamped
 from PIL import Image
 
 from lawm_hf.data import WindowSpec, load, open_source
-from lawm_hf.data.images import Video, decode_image, scan_video
+from lawm_hf.data.images import decode_image
 from lawm_hf.data.source import BadClipError
+from lawm_hf.data.video import Video, scan_video
 
 
 def write(path, frames, times_ms=None, *, codec="libx264", options=None, edit=None, colour=(2, 0)):

@@ -14,8 +14,8 @@ from remote_code import loss_as_remote_code
 from lawm_hf import LAWMForPretraining, LAWMPolicy, LAWMProcessor
 from lawm_hf.analysis.labels import open_labels
 from lawm_hf.data import WindowDataset, WindowSpec, make_loader, open_source
+from lawm_hf.data.reader import WindowReader
 from lawm_hf.data.source import BadClipError
-from lawm_hf.data.window import WindowReader
 
 SOURCE = "tabletop:reach,episodes=16,actions=false,state=true,num_workers=1"
 FRONT = "tabletop:reach,episodes=16,actions=false,views=front,num_workers=1"

@@ -20,9 +20,9 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..data import WindowSpec, collate
 from ..data.formats.lerobot_table import CHUNK_NAMES
+from ..data.reader import WindowReader
 from ..data.source import Resize, Source, pick_camera
 from ..data.spec import parse_spec
-from ..data.window import WindowReader
 from ..models import LAWMPolicy, LAWMProcessor
 from ..writing.lerobot import LATENT_COLUMN
 from ..writing.yaml_file import read_yaml

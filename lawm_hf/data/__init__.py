@@ -34,9 +34,10 @@ the command line: see `lawm_hf.data.spec`.
 
 from .dataset import WindowDataset
 from .loader import WindowLoader, make_loader
+from .reader import collate
 from .source import Features, Source
 from .spec import load, open_source, register_scheme
-from .window import WindowSpec, collate
+from .window import WindowSpec
 
 __all__ = [
     "Features",

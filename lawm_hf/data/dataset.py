@@ -7,8 +7,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .bad_clips import BadClips
+from .reader import Sample, WindowReader, to_tensors
 from .source import Features, Source
-from .window import Sample, WindowReader, WindowSpec, to_tensors
+from .window import WindowSpec
 
 
 class WindowDataset(Dataset[Sample]):

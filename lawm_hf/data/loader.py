@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from ..writing.text import get_logger
 from .order import Order, Visits
 from .prefetch import send_ahead
+from .reader import WindowReader, open_readers
 from .source import Source, merge_statistics
 from .spec import open_source
 from .stream import Piece, Position, WindowStream, micro_batches
-from .window import WindowReader, WindowSpec
+from .window import WindowSpec
 
 logger = get_logger(__name__)
 
@@ -79,7 +80,7 @@ def make_loader(
         )
     if not 0 <= rank < world_size:
         raise ValueError(f"`rank` must lie in 0..{world_size - 1}, got {rank}.")
-    readers = _open_readers(opened, window, cache_bytes)
+    readers = open_readers(opened, window, cache_bytes)
     order = Order(
         seed=seed,
         weights=tuple(w / sum(weights) for w in weights),
@@ -97,40 +98,6 @@ def make_loader(
         max_bad_share=max_bad_share,
         device=torch.device(device),
     )
-
-
-def _open_readers(
-    sources: Sequence[Source], window: WindowSpec, cache_bytes: int
-) -> list[WindowReader]:
-    """Readers whose samples stack: one number of views, and a state only if all have one alike."""
-    state_sizes = {s.features.state_size for s in sources}
-    if window.with_state and len(state_sizes) > 1:
-        logger.warning("The sources' states have sizes %s: no state is loaded.", state_sizes)
-    if window.with_frame_states and len(state_sizes) > 1:
-        raise ValueError(
-            f"Mixed sources need states of one size for `with_frame_states`, got {state_sizes}. "
-            "Leave some out, or predict no states: a world model without `state_size`."
-        )
-    readers = [
-        WindowReader(
-            source,
-            window,
-            with_state=window.with_state and len(state_sizes) == 1,
-            cache_bytes=cache_bytes,
-            source_index=i,
-        )
-        for i, source in enumerate(sources)
-    ]
-    if len({len(r.views) for r in readers}) > 1:
-        found = "; ".join(f"{r.source.name}: {', '.join(r.views)}" for r in readers)
-        raise ValueError(
-            f"Mixed sources need one number of views, got {found}. Choose with `views`, or in a "
-            "spec with `views=a+b`."
-        )
-    if window.with_actions and len({s.features.action_size for s in sources}) > 1:
-        sizes = [s.features.action_size for s in sources]
-        raise ValueError(f"Mixed sources need actions of one size, got {sizes}.")
-    return readers
 
 
 class WindowLoader:

@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from .bad_clips import BadClipError
-from .window import WindowReader
+from .reader import WindowReader
 
 _LANES = 64  # at least this many visits are under way at a time, however small the batch
 _RUN = 64  # samples of a lane in a block

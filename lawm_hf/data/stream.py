@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .bad_clips import BadClips
 from .order import Order, Visits
-from .window import DecodedClip, Sample, collate
+from .reader import DecodedClip, Sample, collate
 
 # Rows of batches, one batch after another, and the windows skipped for each, `(batches, S)`.
 Piece = tuple[dict[str, Any], np.ndarray]

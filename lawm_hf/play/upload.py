@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.formats.videos import VideoSource
-from ..data.images import scan_video
+from ..data.reader import WindowReader
 from ..data.source import BadClipError
-from ..data.window import WindowReader
+from ..data.video import scan_video
 from ..writing.text import printable
 from .studio import MAX_WORDS, Scene, Studio
 

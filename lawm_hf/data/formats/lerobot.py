@@ -15,10 +15,11 @@ import numpy as np
 from ...writing.atomic import read_json
 from ...writing.text import get_logger
 from ..files import LocalFiles
-from ..images import Video, decode_image
+from ..images import decode_image
 from ..lru import LRU
 from ..source import STATISTICS, BadClipError, Features, Resize, Source
 from ..text import printable
+from ..video import Video
 from .lerobot_rows import RowFiles, flat, join, seconds
 from .lerobot_table import Info, read_episodes, read_info
 

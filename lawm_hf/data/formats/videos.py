@@ -15,10 +15,10 @@ import numpy as np
 from ...writing.atomic import read_json
 from ...writing.text import get_logger
 from ..files import LocalFiles
-from ..images import Scan, Video
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
 from ..text import from_path
+from ..video import Scan, Video
 
 logger = get_logger(__name__)
 
