@@ -30,7 +30,7 @@ from lawm_hf.data import WindowSpec, load, make_loader, open_source
 from lawm_hf.data.formats.bridge import load_pickle
 from lawm_hf.data.formats.libero import instruction, suite_tasks
 from lawm_hf.data.reader import DecodedClip
-from lawm_hf.data.source import merge_statistics, statistics
+from lawm_hf.data.statistics import merge_statistics, statistics
 from lawm_hf.data.video import Video, scan_video
 
 FORMATS = [

@@ -484,6 +484,20 @@ def test_statistics_of_a_source_that_is_mostly_bad_are_refused():
         RowSource(6, dict.fromkeys(range(5), bad)).stats()
 
 
+def test_a_fill_value_makes_a_bad_clip_and_a_far_outlier_is_named(caplog):
+    rng = np.random.default_rng(0)
+    clips = {i: (np.zeros((4, 3)), rng.uniform(-1, 1, (4, 2))) for i in range(200)}
+    clips[7][1][2, 1] = 1e30
+    found = RowSource(200, clips).stats()["actions"]
+    assert found["max"].max() < 1, "the clip does not count"
+    assert "a/7 of a: actions not finite, or beyond" in caplog.text
+    assert "reaches from" not in caplog.text
+    clips[7][1][2, 1] = 9999
+    assert RowSource(200, clips).stats()["actions"]["max"][1] == 9999, "it may be meant"
+    assert "Dimension 1 of the actions of a reaches from -" in caplog.text
+    assert "Dimension 0" not in caplog.text
+
+
 def test_a_clip_that_does_not_open_has_no_window_by_number():
     source = FakeSource("a", [9] * 10, known=False)
     length = source.length

@@ -20,8 +20,9 @@ from ..writing.text import get_logger
 from .order import Order, Visits
 from .prefetch import send_ahead
 from .reader import WindowReader, open_readers
-from .source import Source, merge_statistics
+from .source import Source
 from .spec import open_source
+from .statistics import merge_statistics
 from .stream import Piece, Position, WindowStream, micro_batches
 from .window import WindowSpec
 

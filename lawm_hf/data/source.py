@@ -15,9 +15,9 @@ import numpy as np
 
 from ..writing.atomic import read_json, write_text_atomic
 from .bad_clips import BadClipError, BadClips
+from .statistics import LARGEST, statistics, warn_of_outliers
 
 Resize = Literal["squash", "crop"]
-STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Source(ABC):
             if found.shape[1:] != shape or not len(found):
                 wanted = ", ".join(map(str, shape))
                 raise BadClipError(f"{name} should have shape (T, {wanted}), got {found.shape}")
-            if not np.isfinite(found).all():
-                raise BadClipError(f"{name} not finite")
+            if not (np.abs(found) < LARGEST).all():
+                raise BadClipError(f"{name} not finite, or beyond {LARGEST:g}")
         state, actions = (None if v is None else v.astype(np.float32, copy=False) for v in values)
         return state, actions
 
@@ -158,7 +158,10 @@ class Source(ABC):
                 for name, values in zip(present, self.sound_low_dim(clip), strict=True):
                     if values is not None:
                         present[name].append(values.reshape(-1, values.shape[-1]))
-        return {k: statistics(np.concatenate(v)) for k, v in present.items() if v}
+        found = {k: statistics(np.concatenate(v)) for k, v in present.items() if v}
+        for name, values in found.items():
+            warn_of_outliers(f"{name} of {self.name}", values)
+        return found
 
     def select(
         self,
@@ -263,29 +266,6 @@ def nearest_frames(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """
     after = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
     return after - (wanted - times[after - 1] < times[after] - wanted)
-
-
-def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics over the rows of `(n, P)`; each `(P,)`, float32."""
-    q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
-    parts = values.min(0), values.max(0), values.mean(0), values.std(0), q01, q99
-    return {k: np.asarray(v, np.float32) for k, v in zip(STATISTICS, parts, strict=True)}
-
-
-def merge_statistics(
-    parts: Sequence[dict[str, np.ndarray]], weights: Sequence[float]
-) -> dict[str, np.ndarray]:
-    """Statistics of a mixture with weights that sum to 1; its quantiles are bounds."""
-    if len(parts) == 1:
-        return parts[0]
-    column = {k: np.stack([np.asarray(p[k]) for p in parts]) for k in STATISTICS}
-    share = np.asarray(weights)[:, None]
-    mean = (share * column["mean"]).sum(0)
-    square = (share * (column["std"] ** 2 + column["mean"] ** 2)).sum(0)
-    low = {k: column[k].min(0) for k in ("min", "q01")}
-    high = {k: column[k].max(0) for k in ("max", "q99")}
-    std = np.sqrt(np.maximum(square - mean**2, 0))
-    return {k: v.astype(np.float32) for k, v in {**low, **high, "mean": mean, "std": std}.items()}
 
 
 def first_of_each(tasks: Sequence[str], count: int) -> np.ndarray:

@@ -17,7 +17,8 @@ from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..images import decode_image
 from ..lru import LRU
-from ..source import STATISTICS, BadClipError, Features, Resize, Source
+from ..source import BadClipError, Features, Resize, Source
+from ..statistics import LARGEST, STATISTICS, warn_of_outliers
 from ..text import printable
 from ..video import Video
 from .lerobot_rows import RowFiles, flat, join, seconds
@@ -216,6 +217,7 @@ class LeRobotSource(Source):
             for name, parts in (("state", self._state), ("actions", self._actions)):
                 if parts:
                     found[name] = {s: self._stored(stored, s, parts) for s in STATISTICS}
+                    warn_of_outliers(f"{name} of {self.name}", found[name])
         except FileNotFoundError:
             return super().stats(max_clips)
         except (ValueError, KeyError, TypeError) as error:
@@ -227,9 +229,10 @@ class LeRobotSource(Source):
         """A statistic of features side by side, if it is one finite number for each of theirs."""
         parts = [np.asarray(stored[key][name], np.float32).reshape(-1) for key in keys]
         sizes = [self.info.size((key,)) for key in keys]
-        if [len(part) for part in parts] != sizes or not np.isfinite(np.concatenate(parts)).all():
-            raise ValueError(f"meta/stats.json has no finite `{name}` of {', '.join(keys)}")
-        return np.concatenate(parts)
+        values = np.concatenate(parts)
+        if [len(part) for part in parts] != sizes or not (np.abs(values) < LARGEST).all():
+            raise ValueError(f"meta/stats.json has no sound `{name}` of {', '.join(keys)}")
+        return values
 
 
 @dataclass
