@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,3 +118,20 @@ class Normalizer:
                 f"got {values.shape[-1]}. Use the statistics of this dataset."
             )
         return self.offset.to(values.device), self.scale.to(values.device)
+
+
+def as_lists(statistics: Statistics | None, name: str) -> dict[str, list[float]] | None:
+    """Plain lists, which JSON can hold, of the statistics this package knows."""
+    if statistics is None:
+        return None
+    if not isinstance(statistics, Mapping):
+        raise ValueError(
+            f'`{name}` must be a mapping, {{"min": [...], "max": [...], ...}}, got '
+            f"{statistics!r:.100}."
+        )
+    known = ("min", "max", "mean", "std", "q01", "q99")
+    return {
+        key: np.asarray(values, dtype=np.float64).tolist()
+        for key, values in statistics.items()
+        if key in known
+    }

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor: raw views, instructions, states and actions to the batch that the models take."""
 
-import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, ProcessorMixin
-from transformers.utils.hub import cached_file
+from transformers import AutoProcessor
 
 from .configuration_lawm import LAWMPolicyConfig
 from .images_lawm import check_images, colour_jitter, constant, random_shift, resize, send
-from .normalization_lawm import NormalizationMode, Normalizer, Statistics
-from .sharing_lawm import SharedOnHub, not_found
-from .text_lawm import EMBEDDINGS_FILE, HASHING, TaskEncoder
-from .tokens_lawm import TOKENIZER_FILE, TaskTokenizer
+from .normalization_lawm import NormalizationMode, Normalizer, Statistics, as_lists
+from .saving_lawm import SavedProcessor
+from .sharing_lawm import SharedOnHub
+from .text_lawm import HASHING, TaskEncoder
+from .tokens_lawm import TaskTokenizer
 
 # ImageNet's, since trunks may start from ImageNet weights; any fixed scaling would do for others.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -25,10 +22,10 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 # Held-out actions may leave [-1, 1] by this much and are then clamped; more means that the
 # statistics are those of other data.
 ACTION_TOLERANCE = 0.1
-_HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+# `SharedOnHub` is named for transformers, which copies the code that a saved file imports directly.
+class LAWMProcessor(SavedProcessor, SharedOnHub):
     """Turns raw batches into model inputs, and predicted actions back into the robot's units.
 
     Saved beside each model; a finetuned checkpoint carries its statistics and, when a text model is
@@ -104,10 +101,13 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"`{name}` must be a whole number of pixels, got {size!r}.")
-        given = {"image_mean": (self.image_mean, 3), "image_std": (self.image_std, 3)}
-        if self.task_center is not None:
-            given["task_center"] = (self.task_center, self.task_embed_size)
-        for name, (values, count) in given.items():
+        for name, count in (
+            ("image_mean", 3),
+            ("image_std", 3),
+            ("task_center", self.task_embed_size),
+        ):
+            if (values := getattr(self, name)) is None:
+                continue
             numbers = np.asarray(values, dtype=np.float64)
             least = 0 if name == "image_std" else -np.inf
             if numbers.shape != (count,) or not (np.isfinite(numbers) & (numbers > least)).all():
@@ -126,8 +126,8 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
                 f"Statistics must be those of 'state' and 'actions', got {unknown}. Pass "
                 '`{"state": {"min": ..., ...}, "actions": {...}}`.'
             )
-        self.state_stats = _as_lists(statistics.get("state"), "state_stats")
-        self.action_stats = _as_lists(statistics.get("actions"), "action_stats")
+        self.state_stats = as_lists(statistics.get("state"), "state_stats")
+        self.action_stats = as_lists(statistics.get("actions"), "action_stats")
         self.state_normalizer = Normalizer(self.state_normalization, self.state_stats, "state")
         self.action_normalizer = Normalizer(self.action_normalization, self.action_stats, "action")
 
@@ -280,100 +280,6 @@ class LAWMProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncom
             ValueError: If the processor holds no action statistics and its mode needs them.
         """
         return self.action_normalizer.unnormalize(actions)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Constructor arguments, for `processor_config.json`."""
-        light = copy.copy(self)
-        del light.task_encoder, light.task_reader, light.state_normalizer, light.action_normalizer
-        return super(LAWMProcessor, light).to_dict()
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any
-    ):
-        """Write `processor_config.json`, instruction embeddings and tokenizer, if there are any."""
-        if push_to_hub:
-            return self._save_and_push(save_directory, kwargs)
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        self.task_encoder.save(save_directory)
-        if self.task_reader is not None:
-            self.task_reader.save(save_directory)
-        return super().save_pretrained(str(save_directory), **kwargs)
-
-    @classmethod
-    def get_processor_dict(
-        cls, pretrained_model_name_or_path, **kwargs
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The saved settings. Where there are none transformers would go on with its defaults.
-
-        Raises:
-            FileNotFoundError: If there are none.
-        """
-        settings, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        if not settings:
-            raise FileNotFoundError(
-                "no processor_config.json, which holds the size of pictures and the statistics of "
-                "actions. Copy it from where the model was trained, or save a `LAWMProcessor`."
-            )
-        return settings, rest
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> "LAWMProcessor":
-        """Load a processor; keyword arguments of the constructor override what was saved.
-
-        Raises:
-            OSError: If there is none.
-            ValueError: If the saved file holds something else.
-            TypeError: If a keyword is neither the constructor's nor the Hub's.
-        """
-        path = str(pretrained_model_name_or_path)
-        try:
-            loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
-        except OSError as error:
-            raise not_found(path, error) from error
-        except (TypeError, AttributeError, ValueError) as error:  # says not where
-            raise ValueError(
-                f"processor_config.json of {path!r} must hold the settings of a `LAWMProcessor`, "
-                f"got: {error} Fetch or save it again."
-            ) from error
-        processor, unused = loaded
-        unknown = sorted(set(unused) & set(kwargs) - {"trust_remote_code", "code_revision"})
-        if unknown:
-            raise TypeError(
-                f"`LAWMProcessor` has no option `{unknown[0]}`. See its docstring for those it has."
-            )
-        readers = {EMBEDDINGS_FILE: processor.task_encoder}
-        if processor.task_reader is not None:
-            readers[TOKENIZER_FILE] = processor.task_reader
-        for file, reader in readers.items():
-            saved = cached_file(
-                path,
-                file,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs},
-            )
-            if saved is not None:
-                reader.load(saved)
-        return processor
-
-
-def _as_lists(statistics: Statistics | None, name: str) -> dict[str, list[float]] | None:
-    """Plain lists, which JSON can hold, of the statistics this package knows."""
-    if statistics is None:
-        return None
-    if not isinstance(statistics, Mapping):
-        raise ValueError(
-            f'`{name}` must be a mapping, {{"min": [...], "max": [...], ...}}, got '
-            f"{statistics!r:.100}."
-        )
-    known = ("min", "max", "mean", "std", "q01", "q99")
-    return {
-        key: np.asarray(values, dtype=np.float64).tolist()
-        for key, values in statistics.items()
-        if key in known
-    }
 
 
 def _check_tasks(task: list[str], batch_size: int) -> None:
