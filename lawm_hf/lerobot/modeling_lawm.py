@@ -6,6 +6,7 @@ one that `LAWMPolicy.from_pretrained` loads, and the other way round.
 """
 
 import json
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,11 @@ from .start import check_sizes, new_policy
 
 logger = get_logger(__name__)
 _HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+
+
+def _not_compiled[**P, R](call: Callable[P, R]) -> Callable[P, R]:
+    """For what reads words: where a rollout compiles it, the network alone is."""
+    return torch.compiler.disable(call)  # pyright: ignore[reportReturnType]
 
 
 class LeRobotLAWMPolicy(PreTrainedPolicy):
@@ -216,7 +222,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
             return (outputs.action_loss * keep).sum(1) / keep.sum(1).clamp(min=1), {}
         return outputs.loss, {}
 
-    @torch.compiler.disable  # it reads words; where a rollout compiles it, the network alone is
+    @_not_compiled
     @torch.no_grad()
     def predict_action_chunk(
         self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any
