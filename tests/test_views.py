@@ -43,7 +43,13 @@ def test_frames_and_states_of_a_window_are_those_of_the_same_moment():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        (FRONT, {"frame_views": 2}, r"Frames of 2 views need as many cameras, but .*has .*front\."),
+        (
+            FRONT,
+            {"frame_views": 2},
+            r"Windows of 2 views need as many cameras, but .*has .*front\.",
+        ),
+        (FRONT, {"image_views": 3}, r"Windows of 3 views need as many cameras, .*policy_views"),
+        (FRONT, {"views": ("front", "front")}, r"`views` must name each camera once"),
         (FRONT, {"with_frame_states": True}, "needs the robot's state, but .* has none"),
         (FRONT, {"frame_views": 0}, "must be at least 1, got 0"),
         (SOURCE.replace("state=true", "state=yes"), {}, "must be true or left out, got 'yes'"),

@@ -50,14 +50,17 @@ class WindowReader:
         )
         if not cameras:
             raise ValueError(f"{source.name} has no camera.")
+        if len(set(cameras)) < len(cameras):
+            raise ValueError(f"`views` must name each camera once, got {', '.join(cameras)}.")
         self.views = cameras[: window.image_views]
         self.frame_views = cameras[: window.frame_views] if window.with_frames else ()
         self.cameras = max(self.views, self.frame_views, key=len)
-        if window.with_frames and len(self.frame_views) < window.frame_views:
+        wanted = max(window.image_views or 1, window.frame_views if window.with_frames else 1)
+        if len(cameras) < wanted:
             raise ValueError(
-                f"Frames of {window.frame_views} views need as many cameras, but {source.name} has "
-                f"{', '.join(cameras)}. Open it with more (`views=a+b`), or ask for fewer: the "
-                "`num_views` of the world model."
+                f"Windows of {wanted} views need as many cameras, but {source.name} has "
+                f"{', '.join(cameras)}. Open it with more (`views=a+b`), or ask for fewer: "
+                "`policy_views`, or the `num_views` of the world model."
             )
         if window.with_frame_states and not features.state_size:
             raise ValueError(
