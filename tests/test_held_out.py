@@ -3,7 +3,7 @@
 
 import pytest
 from data_fixtures import encode, stamped
-from test_data_stream import FakeSource
+from fake_source import FakeSource
 
 from lawm_hf.analysis.report import LatentReport, report_clips, training_sources
 from lawm_hf.data import WindowSpec, open_source

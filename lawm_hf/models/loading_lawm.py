@@ -11,9 +11,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
 
 from .configuration_lawm import StrictConfig, find_config_class
 from .modeling_outputs import LatentNorm
-from .sharing_lawm import SharedOnHub, not_found
-
-_HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
+from .sharing_lawm import HUB_KEYS, SharedOnHub, not_found
 
 
 def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any:
@@ -27,7 +25,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
     Raises:
         ValueError: If it is of another kind, or of a package that has to be imported first.
     """
-    told = {k: hub[k] for k in _HUB_KEYS if k in hub}
+    told = {k: hub[k] for k in HUB_KEYS if k in hub}
     try:
         if Path(folder).is_file():
             raise FileNotFoundError("it has folders only.")
@@ -96,7 +94,7 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
         """
         folder = pretrained_model_name_or_path
         if cls.is_abstract:
-            hub = {key: kwargs[key] for key in (*_HUB_KEYS, "trust_remote_code") if key in kwargs}
+            hub = {key: kwargs[key] for key in (*HUB_KEYS, "trust_remote_code") if key in kwargs}
             if config is None:
                 base: Any = cls.config_class
                 config = load_config(folder, base, **hub)

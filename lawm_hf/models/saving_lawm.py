@@ -9,11 +9,9 @@ from transformers import ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from .normalization_lawm import Normalizer
-from .sharing_lawm import SharedOnHub, not_found
+from .sharing_lawm import HUB_KEYS, SharedOnHub, not_found
 from .text_lawm import EMBEDDINGS_FILE, TaskEncoder
 from .tokens_lawm import TOKENIZER_FILE, TaskTokenizer
-
-_HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class SavedProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -95,7 +93,7 @@ class SavedProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportInco
                 file,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
-                **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs},
+                **{key: kwargs[key] for key in HUB_KEYS if key in kwargs},
             )
             if saved is not None:
                 reader.load(saved)

@@ -12,6 +12,8 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError
 
+# Of what `from_pretrained` is told, what concerns files.
+HUB_KEYS = ("subfolder", "revision", "cache_dir", "token", "local_files_only", "force_download")
 _CARD = """---
 {metadata}
 ---
