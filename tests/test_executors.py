@@ -251,6 +251,36 @@ def test_ray_finishes_when_a_process_was_killed_or_the_command_is_repeated(tmp_p
     assert len(begun.read_text().splitlines()) <= 8  # what was done is not done again
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which process plays")
+def test_an_evaluation_on_ray_whose_process_is_killed_has_the_episodes_of_one(tmp_path):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("ray")
+    pytest.importorskip("datatrove")
+    save_policy(tmp_path / "policy")
+    script = Path(__file__).parents[1] / "recipes/evaluate.py"
+    command = [sys.executable, script, "--policy", tmp_path / "policy", "--suite", "reach"]
+    command += ["--episodes", "6", "--lockstep", "1", "--videos", "2", "--resume", "true"]
+    ray = ["--executor", "ray", "--tasks", "2", "--executor_options", '{"mem_per_cpu_gb": 0.1}']
+    with (tmp_path / "said").open("w") as said:
+        told = {"stdout": said, "stderr": said}
+        subprocess.run([*command, "--output_dir", tmp_path / "alone"], check=True, **told)
+        shares = [*command, "--output_dir", tmp_path / "shares", *ray]
+        first = subprocess.Popen(shares, **told)
+        played = tmp_path / "shares/shares/0000/episodes.jsonl"
+        wait_until(lambda: played.is_file() and played.read_text().count("\n") == 1, 300)
+        player = (tmp_path / "shares/shares/0000.lock").read_text().split()[0]
+        os.kill(int(player), signal.SIGKILL)
+        assert first.wait(timeout=300) != 0
+        assert "was killed" in (tmp_path / "said").read_text()
+        done = sum(len(p.read_text().splitlines()) for p in played.parent.parent.glob("*/*.jsonl"))
+        assert 1 <= done < 6
+        subprocess.run(shares, check=True, timeout=300, **told)
+    found, want = content(tmp_path / "shares"), content(tmp_path / "alone")
+    for name in ("episodes.jsonl", "summary.json", "evaluation.json"):
+        assert found[name] == want[name]
+
+
 # A parent whose worker says its number, and would wait for more for ever.
 WORKER = """
 import os, time
