@@ -168,7 +168,7 @@ def report(
 def open_all(args: EvaluateArgs) -> Opened:
     """Open what the flags name; the policy says how it is executed, if they do not."""
     import_recorded(args.policy)
-    accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir))
+    accelerator = make_accelerator(TrainingArgs(output_dir=args.output_dir), trains=False)
     policy = LAWMPolicy.from_pretrained(args.policy).to(accelerator.device)
     processor = LAWMProcessor.from_pretrained(args.policy)
     if args.aggregation is None:

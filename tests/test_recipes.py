@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipes, by running them: results, exact resume, and errors a user would meet."""
 
+import contextlib
 import importlib
 import io
+import itertools
 import json
 import math
 import os
@@ -28,6 +30,7 @@ from tqdm import tqdm
 from lawm_hf import LAWMPolicy, LAWMProcessor
 from lawm_hf.hub import push_run
 from lawm_hf.training import find_checkpoints
+from lawm_hf.training.earlier_run import remove_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {
@@ -137,6 +140,81 @@ def test_a_run_that_is_overwritten_leaves_none_of_its_reports_to_the_next(four_s
         (folder / name).touch()
     pretrain(folder, steps=1, overwrite=True)
     assert not [*folder.glob("health*"), *folder.glob("strip*")]
+
+
+def test_at_no_moment_do_the_weights_of_an_overwritten_run_lie_beside_the_arguments_of_the_next(
+    four_straight, tmp_path
+):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    log = recipe("pretrain").ProgressLog
+    killed = mock.patch.object(log, "update", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        pretrain(folder, steps=1, overwrite=True)
+    assert yaml.safe_load((folder / "args.yaml").read_text())["steps"] == 1
+    left = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert left == {"args.yaml", "environment.json", "log.jsonl", "README.1.md", ".lock"}
+    pretrain(folder, steps=1, resume=True)
+    pretrain(tmp_path / "straight", steps=1)
+    assert_same_weights(folder, tmp_path / "straight")
+
+
+@pytest.mark.parametrize("moment", [1, 6, 9, 11, 12])
+def test_a_removal_that_is_killed_leaves_the_earlier_run_or_none(four_straight, tmp_path, moment):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    count = itertools.count(1)
+
+    def until(act):
+        def call(*args, **kwargs):
+            if next(count) == moment:
+                raise KeyboardInterrupt
+            return act(*args, **kwargs)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for owner, name in ((Path, "unlink"), (Path, "rename"), (shutil, "rmtree")):
+            killed = mock.patch.object(owner, name, until(getattr(owner, name)))
+            stack.enter_context(killed)
+        stack.enter_context(pytest.raises(KeyboardInterrupt))
+        remove_run(folder)
+    if find_checkpoints(folder):  # it can be gone on with, and is itself again
+        pretrain(folder, steps=4, resume=True)
+        assert_same_weights(folder, four_straight)
+    else:
+        assert not [f for part in ("policy", "world_model") for f in folder.glob(f"{part}/*")]
+
+
+def test_a_folder_with_weights_and_no_checkpoint_is_not_written_over(four_straight, tmp_path):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    shutil.rmtree(folder / "step_000004")
+    before = (folder / "policy/model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match=r"model\.safetensors.*--overwrite"):
+        pretrain(folder, steps=1)
+    with pytest.raises(ValueError, match=r"hold a checkpoint.*--overwrite"):
+        pretrain(folder, steps=5, resume=True)
+    assert (folder / "policy/model.safetensors").read_bytes() == before
+    pretrain(folder, steps=1, overwrite=True)
+    assert (folder / "policy/model.safetensors").read_bytes() != before
+
+
+def test_a_run_does_not_replace_the_weights_that_it_begins_with(four_straight, tmp_path):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    own = {"pretrained": str(folder)}, {"policy_type": f"{folder}/policy"}
+    for options in own:
+        with pytest.raises(ValueError, match=r"must not be the folder of the weights"):
+            finetune(folder, overwrite=True, **options)
+    assert_same_weights(folder, four_straight)
+
+
+def test_the_folder_of_another_recipes_run_is_not_resumed_and_a_sentence_says_so(
+    four_straight, tmp_path
+):
+    folder = Path(shutil.copytree(four_straight, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"one of recipes/pretrain\.py\. .*--pretrained"):
+        finetune(folder, resume=True, pretrained=str(folder))
+    finetune(tmp_path / "tuned")
+    with pytest.raises(ValueError, match=r"one of recipes/finetune\.py\. Choose another"):
+        pretrain(tmp_path / "tuned", steps=4, resume=True)
 
 
 def test_two_updates_and_a_resume_to_four_equal_four_straight_bit_for_bit(four_straight, tmp_path):

@@ -6,7 +6,6 @@ push names the repository in the snippet, and all you have written stays.
 """
 
 import ast
-import itertools
 import json
 import re
 from pathlib import Path
@@ -20,7 +19,7 @@ from transformers import AutoModel
 from ..models import LAWMPolicy, LAWMProcessor
 from ..models.configuration_lawm import LAWMWorldModelConfig
 from ..models.loading_lawm import load_config
-from ..writing.atomic import is_hub_copy, read_json, write_text_atomic
+from ..writing.atomic import is_hub_copy, read_json, set_aside, write_text_atomic
 from ..writing.text import get_logger
 from ..writing.yaml_file import read_yaml
 from .card import (
@@ -200,8 +199,7 @@ def saved_backbone(folder: Path) -> str:
 def _write(path: Path, text: str, keep: bool = False) -> None:
     """Replace a file at once; `keep` gives what was there another name."""
     if keep and path.exists() and path.read_bytes() != text.encode():
-        names = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
+        set_aside(path)
     write_text_atomic(path, text)
 
 

@@ -4,7 +4,6 @@
 import ctypes
 import os
 import platform
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,36 +16,28 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin, broadcast_object_
 
 from ..hub import check_repository
 from ..writing.atomic import lock_folder, owns_folder
-from .args import TrainingArgs, changed_arguments
-from .checkpoints import find_checkpoints
+from .args import TrainingArgs
+from .earlier_run import check_folder
 from .sharding import shard_on_cpus
 
 # glibc's malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD.
 _KEEP_MEMORY = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}
 
 
-def make_accelerator(args: TrainingArgs) -> Accelerator:
+def make_accelerator(args: TrainingArgs, trains: bool = True) -> Accelerator:
     """The accelerator of a recipe, seeded, and on a CPU with all its cores.
 
     `accelerate launch` sets `OMP_NUM_THREADS=1` when nobody asked otherwise, which would leave all
     cores but one idle in a single-process run. `args.mixed_precision` becomes what holds: the
     launcher's unless given.
+
+    Args:
+        args: Of the recipe.
+        trains: Whether a run is to begin or to go on in `args.output_dir`.
     """
     check_outlets(args)
-    if args.resume and args.overwrite:
-        raise ValueError(
-            "`resume` goes on with the run in `output_dir`, `overwrite` deletes it, got both. "
-            "Leave one out."
-        )
-    checkpoints = find_checkpoints(args.output_dir)
-    if checkpoints and not args.resume and not args.overwrite:
-        raise FileExistsError(
-            f"`output_dir` must not hold another run, got {args.output_dir!r} with "
-            f"{checkpoints[-1].name}. Pass --resume true to go on with it, --overwrite true to "
-            "replace it, or another --output_dir."
-        )
-    if checkpoints and args.resume:
-        changed_arguments(args)  # refused before models and data are opened
+    if trains:
+        check_folder(args)
     _check_number()
     accelerator = Accelerator(
         # Of processes on a machine without GPUs, Accelerate would let each do all the work.
@@ -72,8 +63,6 @@ def make_accelerator(args: TrainingArgs) -> Accelerator:
     set_seed(args.seed, device_specific=True)
     if accelerator.is_main_process:
         _own(args.output_dir)
-        for folder in checkpoints if args.overwrite else ():
-            shutil.rmtree(folder)
     accelerator.wait_for_everyone()
     _check_shared(accelerator, args.output_dir)
     return accelerator

@@ -21,6 +21,7 @@ _CHANGEABLE = {
     "stop_on_alarm", "report_to", "push_to_hub", "import",
 }
 # fmt: on
+_RECIPES = {"sources": "pretrain", "source": "finetune"}  # by what their data are called
 
 
 def changed_arguments(args: TrainingArgs) -> list[str]:
@@ -40,6 +41,13 @@ def changed_arguments(args: TrainingArgs) -> list[str]:
             "delete it to go on with the arguments given."
         ) from error
     now = yaml.safe_load(yaml.safe_dump(as_flags(args)))
+    for data, recipe in _RECIPES.items():
+        if data in before and data not in now:
+            raise ValueError(
+                f"A run is resumed by the recipe that began it, but {args.output_dir} holds one of "
+                f"recipes/{recipe}.py. Choose another --output_dir without --resume"
+                + (", and --pretrained for its weights." if recipe == "pretrain" else ".")
+            )
     changed = [k for k in now if k in before and _moved(before[k]) != _moved(now[k])]
     if fixed := [k for k in changed if k not in _CHANGEABLE]:
         raise ValueError(

@@ -30,6 +30,7 @@ from ..hub.licences import inherited_sources, parents
 from ..writing.atomic import read_json, read_json_lines, write_text_atomic
 from ..writing.text import get_logger
 from .args import TrainingArgs, changed_arguments
+from .earlier_run import remove_run
 from .throughput import Throughput
 
 logger = get_logger(__name__)
@@ -193,9 +194,8 @@ def write_run_record(args: TrainingArgs, first_step: int = 0, sources: Sequence[
         text = path.read_text() if path.exists() else ""
         history = [line for line in text.splitlines() if line.startswith("# ")]
         history += [f"# from update {first_step} {line}" for line in changed_arguments(args)]
-    else:  # the reports of a run that stood here would pass for this one's
-        for report in (*folder.glob("health.json*"), *folder.glob("strip*.png")):
-            report.unlink()
+    elif args.overwrite or path.exists():
+        remove_run(folder)
     text = yaml.safe_dump(as_flags(args), sort_keys=False)
     write_text_atomic(path, "".join(f"{line}\n" for line in history) + text)
     packages = ("lawm_hf", "torch", "transformers", "accelerate", "diffusers", "datasets", "mujoco")

@@ -8,7 +8,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ def sync_folder(folder: str | Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a file under another name, `README.1.md` and so on, so that a new one may be written."""
+    names = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in count(1))
+    path.rename(next(name for name in names if not name.exists()))
 
 
 def is_hub_copy(folder: str | Path) -> bool:
