@@ -19,6 +19,7 @@ from lawm_hf.arguments import (
     parse_json_options,
     run_command,
 )
+from lawm_hf.commands import flags_of
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.plugins import import_recorded
 from lawm_hf.writing.text import get_logger
@@ -122,7 +123,7 @@ def test_flags_have_one_spelling_and_booleans_may_leave_out_their_value(argv, ex
         (["--resize", "sqash"], ["one of squash, crop, got 'sqash'. Did you mean `squash`?"]),
         (["nowhere.yaml"], ["'nowhere.yaml' does not exist"]),
         (["--steps", "1", "run.yaml"], ["comes first"]),
-        (["--output_dir", ""], ["`output_dir` must be a path, got ''"]),
+        (["--output_dir", ""], ["`output_dir` must not be empty", "variable of the shell"]),
         (["--sources", "a", "--sources", "b"], ["given once", "--sources A B"]),
         (["--sources", "ssv2:DIR,fraction=0.1"], ["DIR", "the folder of your own copy"]),
         (["--sources", "a:b", "lerobot:u/x@COMMIT"], ["COMMIT", "40 hexadecimal digits"]),
@@ -133,6 +134,24 @@ def test_flags_have_one_spelling_and_booleans_may_leave_out_their_value(argv, ex
 def test_a_wrong_flag_is_refused_in_one_line_with_rule_and_value(argv, words, capsys):
     text = refusal(argv, capsys)
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    "argv", [["--options", ""], ["--options="], ["--options= "], ["--sources", "a", ""], [""]]
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_no_value(argv, tmp_path, capsys):
+    assert "is a variable of the shell not set?" in refusal(argv, capsys)
+    (tmp_path / "run.yaml").write_text("options: ''\n")  # as runs record it
+    assert parse_args(Args, [str(tmp_path / "run.yaml")]) == Args()
+
+
+def test_none_on_the_command_line_takes_back_what_a_file_gives(tmp_path):
+    (tmp_path / "run.yaml").write_text("options: '{\"x\": 1}'\n")
+    assert parse_args(Args, [str(tmp_path / "run.yaml"), "--options", "none"]).options == ""
+
+
+def test_an_empty_instruction_is_one():
+    assert parse_args(flags_of("export"), ["FOLDER", "--tasks", "", "go"]).tasks == ["", "go"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from data_fixtures import build_all
 from test_recipes import recipe
 
 from lawm_hf.arguments import parse_args
+from lawm_hf.commands import flags_of
 from lawm_hf.data import open_source
 from lawm_hf.evaluation.results import EpisodeResult, write_results
 from lawm_hf.experiments import plan as plan_module
@@ -93,6 +94,15 @@ def test_an_edited_configuration_file_is_another_stage(tmp_path):
     config.write_text("steps: 4")
     assert not before & stages(plan.runs())
     assert plan.runs()[0].stages[0].arguments()[0] == str(config)
+
+
+def test_a_stage_from_scratch_says_so_against_its_configuration_file(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("pretrained: elsewhere")
+    finetune = {"config": str(config)}
+    plan = make_plan(tmp_path, pretraining={"scratch": {}}, finetune=finetune, seeds=[0])
+    (run, *_) = plan.runs()
+    assert parse_args(flags_of("finetune"), run.stages[0].arguments()).pretrained == ""
 
 
 def test_grids_and_own_demonstration_counts_expand_into_variants(tmp_path):

@@ -143,6 +143,25 @@ def test_neither_packages_nor_modules_import_each_other_in_a_circle():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
 
 
+COMMANDS = [name for name, path in MODULES.items() if "\nif __name__ ==" in path.read_text()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_package_imports_none_of_its_commands_which_python_would_warn_of(command):
+    def at_once(name: str) -> set[str]:
+        tree = ast.parse(MODULES[name].read_text())
+        nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+        names = {f"{package}.{n.module or alias.name}" for n in nodes for alias in n.names}
+        return names & MODULES.keys()
+
+    package = command.rpartition(".")[0]
+    reached, new = set(), {package}
+    while new:
+        reached |= new
+        new = set().union(*map(at_once, new)) - reached
+    assert command not in reached
+
+
 def test_an_import_by_a_string_is_seen(tmp_path):
     path = tmp_path / "x.py"
     path.write_text("import importlib\nimportlib.import_module('lawm_hf.data.spec')\n")

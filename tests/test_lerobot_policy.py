@@ -613,6 +613,8 @@ def test_a_saved_policy_whose_package_is_not_imported_says_which_to_import(tmp_p
 def test_options_that_no_policy_or_another_policy_has_are_refused():
     with pytest.raises(TypeError, match="no_such_option"):
         LeRobotLAWMConfig(device="cpu", no_such_option=1)
+    with pytest.raises(ValueError, match="is a variable of the shell not set"):
+        LeRobotLAWMConfig(device="cpu", pretrained_latent="")
     with pytest.raises(ValueError, match="has no option `down_dims`"):
         LeRobotLAWMConfig(device="cpu", policy_type="baku", down_dims=[8])
 

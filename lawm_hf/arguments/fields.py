@@ -33,6 +33,7 @@ def arg(
     choices: Iterable[str] | None = None,
     positional: bool = False,
     is_json: bool = False,
+    may_be_empty: bool = False,
     group: str = "",
 ) -> Any:
     """A field of a command's dataclass.
@@ -46,11 +47,12 @@ def arg(
         choices: All texts that are allowed.
         positional: Given by place, not by `--name`.
         is_json: A JSON mapping; in YAML files a mapping.
+        may_be_empty: Whether an empty text that is typed is meant.
         group: Heading under which `--help` lists it: data, model, training, output and so on.
     """
     told: dict[str, Any] = {"help": help, "min": min, "above": above, "max": max}
     told |= {"choices": choices and tuple(choices), "is_json": is_json}
-    told |= {"positional": positional, "group": group}
+    told |= {"positional": positional, "group": group, "may_be_empty": may_be_empty}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=told)
     return dataclasses.field(default=default, metadata=told)
@@ -126,6 +128,8 @@ def read_value(name: str, field: dataclasses.Field, text: str | list[str]) -> An
     if isinstance(text, list):
         return [read_value(name, field, item) for item in text]
     kind, told = kind_of(field), field.metadata
+    if text == "none" and default_of(field) == "":
+        return ""
     is_path = kind is Path or name.endswith("_dir")
     rule = _KINDS[Path if is_path else kind]
     for word, bound in (("at least", "min"), ("above", "above"), ("at most", "max")):

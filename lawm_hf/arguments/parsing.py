@@ -35,6 +35,7 @@ def parse_args[T](arguments_class: type[T], argv: list[str] | None = None) -> T:
     for name in (name for name, field in fields.items() if is_list(field)):
         if sum(token.partition("=")[0] == f"--{name}" for token in argv) > 1:
             fail(f"`--{name}` must be given once, with all its values after it: --{name} A B.")
+    _refuse_empty(argv, fields)
     if config is not None:
         argv = _one_spelling(_yaml_flags(Path(config), fields), fields) + argv
     given, rest = make_parser(arguments_class, fields).parse_known_args(argv)
@@ -68,6 +69,27 @@ def _one_spelling(argv: list[str], fields: dict[str, dataclasses.Field]) -> list
             token = f"--{name}{equals}{value}"
         tokens.append(token)
     return tokens
+
+
+def _refuse_empty(argv: list[str], fields: dict[str, dataclasses.Field]) -> None:
+    """What is typed is not empty, unlike values of a file: a variable was not set.
+
+    Most empty texts mean something, such as training from scratch.
+    """
+    name = ""
+    for token in argv:
+        value = token
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            value = value if equals else name
+        if value.strip() or (name in fields and fields[name].metadata["may_be_empty"]):
+            continue
+        none = name in fields and default_of(fields[name]) == ""
+        fail(
+            f"{f'`{name}`' if name else 'an argument'} must not be empty, got {value!r}: is a "
+            "variable of the shell not set? Set it, or leave the flag out"
+            + (f"; `--{name} none` means none." if none else ".")
+        )
 
 
 def _yaml_flags(path: Path, fields: dict[str, dataclasses.Field]) -> list[str]:

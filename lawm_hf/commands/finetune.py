@@ -17,7 +17,7 @@ class FinetuneArgs(TrainingArgs):
         group="data",
     )
     pretrained: str = arg(
-        "", "folder or Hub repository of a pretraining run; empty: from scratch", group="model"
+        "", "folder or Hub repository of a pretraining run; by default from scratch", group="model"
     )
     keep_action_head: bool = arg(
         False, "keep the last action layer instead of a fresh one", group="model"

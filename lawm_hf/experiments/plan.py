@@ -57,6 +57,7 @@ class Stage:
         tokens = [flags.pop("config")] if "config" in flags else []
         for key, value in flags.items():
             value = json.dumps(value) if isinstance(value, dict) else value
+            value = "none" if value == "" else value  # which a command line would take for a slip
             tokens += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
         return tokens
 

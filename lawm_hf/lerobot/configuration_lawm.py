@@ -22,7 +22,6 @@ from ..models import LAWMPolicyConfig
 from ..models.auto_lawm import policy_config
 from ..models.configuration_lawm import find_config_class, load_plugins, subclasses
 from ..models.loading_lawm import load_config
-from . import act  # noqa: F401  (registers LeRobot's ACT)
 
 
 class _OpenFields(dict):
@@ -41,6 +40,8 @@ class _OpenFields(dict):
 
 def option_names() -> set[str]:
     """Those of the options of all known policies, and what transformers writes beside them."""
+    from . import act  # noqa: F401  (registers LeRobot's ACT; `python -m` runs it by itself)
+
     names = {"model_type", "auto_map", "defined_in"}
     for found in subclasses(LAWMPolicyConfig):
         names |= {f.name for f in fields(found)} | {*found.attribute_map, *found.retired_options}
@@ -102,6 +103,11 @@ class LeRobotLAWMConfig(PreTrainedConfig):
             setattr(self, f.name, options.pop(f.name, default))
         if options:
             raise TypeError(f"No registered policy has the options {sorted(options)}.")
+        if self.pretrained_latent == "":  # or it would silently be a fresh policy
+            raise ValueError(
+                "`pretrained_latent` must name a run of pretraining, got '': is a variable of the "
+                "shell not set? Set it, or leave the flag out."
+            )
         super().__post_init__()
         self.adopt(self.to_transformers())
 
