@@ -19,7 +19,7 @@ import torch
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..data import WindowSpec, collate
-from ..data.formats.lerobot_table import CHUNK_NAMES
+from ..data.formats.lerobot_info import CHUNK_NAMES
 from ..data.reader import WindowReader
 from ..data.source import Resize, Source, pick_camera
 from ..data.spec import parse_spec

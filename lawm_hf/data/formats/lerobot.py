@@ -21,8 +21,9 @@ from ..source import BadClipError, Features, Resize, Source
 from ..statistics import LARGEST, STATISTICS, warn_of_outliers
 from ..text import printable
 from ..video import Video
+from .lerobot_info import Info, read_info
 from .lerobot_rows import RowFiles, flat, join, seconds
-from .lerobot_table import Info, read_episodes, read_info
+from .lerobot_table import read_episodes
 
 logger = get_logger(__name__)
 

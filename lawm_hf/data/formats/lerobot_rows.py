@@ -16,7 +16,8 @@ from ...writing.text import get_logger
 from ..files import LocalFiles
 from ..lru import LRU
 from ..source import BadClipError
-from .lerobot_table import Info, open_parquet, read_columns
+from .lerobot_info import Info
+from .parquet import open_parquet, read_columns
 
 logger = get_logger(__name__)
 
