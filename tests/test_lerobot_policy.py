@@ -696,9 +696,12 @@ def test_compile_model_compiles_what_trains_and_what_acts(kind, monkeypatch):
     monkeypatch.setattr(torch, "compile", compiled)
     policy = new_policy(policy_preset="tabletop", compile_model=True, **KINDS[kind])
     policy.train().forward(training_batch())
-    assert calls == ["_call_impl"]
+    assert calls[0] == "_call_impl"
+    calls.clear()
     policy.predict_action_chunk(training_batch())
-    assert calls[1] == "predict_action_chunk"
+    # A diffusion policy's U-Net at each step: one graph of ten of them compiles without end.
+    expected = {"diffusion": ["_call_impl"] * 10, "baku": ["predict_action_chunk", "_call_impl"]}
+    assert calls == expected[kind]
 
 
 @pytest.mark.slow

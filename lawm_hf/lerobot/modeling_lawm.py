@@ -85,8 +85,7 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
         if config.compile_model:
             logger.info("The first update and the first action compile: minutes on a busy CPU.")
             self.lawm.compile()  # `forward`, in place: names of weights stay
-            predict = torch.compile(self.lawm.predict_action_chunk)
-            object.__setattr__(self.lawm, "predict_action_chunk", predict)
+            self.lawm.compile_acting()
         self.reset()
 
     @classmethod

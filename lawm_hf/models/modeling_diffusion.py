@@ -301,6 +301,10 @@ class DiffusionPolicy(LAWMPolicy):
             )[0]
         return sample.clamp(-1, 1)
 
+    def compile_acting(self) -> None:
+        """See `LAWMPolicy`. The U-Net alone: a graph of all steps compiles without end."""
+        self.unet.compile()
+
     def _sample_ddim(self, sample: Tensor, condition: Tensor) -> Tensor:
         """Denoise `(B, N, A)` in evenly spread steps down to 0, as diffusers' `DDIMScheduler` does.
 

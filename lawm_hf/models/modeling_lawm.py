@@ -121,6 +121,11 @@ class LAWMPolicy(LAWMModel, abstract=True):
         """Noise that `predict_action_chunk` takes by name; none for a deterministic policy."""
         return {}
 
+    def compile_acting(self) -> None:
+        """`torch.compile` what `predict_action_chunk` computes, in place, at its next use."""
+        compiled = torch.compile(self.predict_action_chunk)
+        object.__setattr__(self, "predict_action_chunk", compiled)
+
     def compile_for_inference(self) -> "LAWMPolicy":
         """A copy whose `predict_action_chunk` is compiled ahead of time, for the device it is on.
 
