@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of states and actions, by which they are scaled."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,19 @@ def statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     q01, q99 = np.quantile(values, [0.01, 0.99], axis=0)
     parts = values.min(0), values.max(0), values.mean(0), values.std(0), q01, q99
     return {k: np.asarray(v, np.float32) for k, v in zip(STATISTICS, parts, strict=True)}
+
+
+def check_statistics(found: dict[str, np.ndarray]) -> None:
+    """Refuse what cannot be statistics of the same numbers.
+
+    Raises:
+        ValueError: If they contradict each other.
+    """
+    order = ("min", "q01", "q99", "max"), ("min", "mean", "max")
+    slack = 1e-3 * (np.abs(found["min"]) + np.abs(found["max"])) + 1e-6
+    for low, high in (pair for names in order for pair in itertools.pairwise(names)):
+        if (found[low] > found[high] + slack).any():
+            raise ValueError(f"its `{low}` is larger than its `{high}`")
 
 
 def merge_statistics(

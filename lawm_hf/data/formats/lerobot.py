@@ -6,6 +6,7 @@ v3.0 many episodes share one mp4; episode time starts at `from_timestamp` of the
 own streaming reader takes the global index, https://github.com/huggingface/lerobot/issues/4524).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,10 @@ from ..files import LocalFiles
 from ..images import decode_image
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
-from ..statistics import LARGEST, STATISTICS, warn_of_outliers
+from ..statistics import LARGEST, STATISTICS, check_statistics, warn_of_outliers
 from ..text import printable
 from ..video import Video
-from .lerobot_info import Info, read_info
+from .lerobot_info import Info, low_dim_keys, read_info
 from .lerobot_rows import RowFiles, flat, join, seconds
 from .lerobot_table import read_episodes
 
@@ -29,6 +30,7 @@ logger = get_logger(__name__)
 
 _CACHE_BYTES = 256 << 20  # of states and actions, per process
 _OPEN_VIDEOS = 8
+_OTHER_RATE = 0.02  # share by which a rate may be off
 _TOLERANCE = 0.45  # frames that a picture may lie off its time
 # How a gripper of 0 to 1 becomes LIBERO's of -1 (open) to +1 (closed): offset and factor.
 GRIPPERS = {"open_is_1": (1, -2), "closed_is_1": (-1, 2)}
@@ -63,8 +65,8 @@ class LeRobotSource(Source):
         self.store, self.name, self.gripper = files, name, gripper
         self.info: Info = read_info(files, name)
         stored = self.info.features
-        self._actions = _low_dim_keys(stored, action, ("action", "actions"))
-        self._state = _low_dim_keys(stored, state, ("observation.state", "state"))
+        self._actions = low_dim_keys(stored, action, ("action", "actions"))
+        self._state = low_dim_keys(stored, state, ("observation.state", "state"))
         self.chunk_size = self.info.chunk_size(self._actions)
         self.features = Features(
             fps=self.info.fps,
@@ -73,6 +75,7 @@ class LeRobotSource(Source):
             action_size=self.info.size(self._actions) // (self.chunk_size or 1),
         )
         self._masks = {c: m for c in self.features.cameras if (m := self.info.mask_of(c))}
+        self._num_rows: dict[str, Counter[str]] = {}  # of each video, by camera
         self.table = read_episodes(files, self.info, name)
         self.lengths = self.table.lengths
         self.clips = np.arange(len(self.lengths))
@@ -123,6 +126,16 @@ class LeRobotSource(Source):
             raise BadClipError(f"frame {frame} has no instruction, others of the episode have")
         return tasks[frame] if tasks else self.task(clip)
 
+    def times(self, clip: int) -> np.ndarray | None:
+        """See `Source.times`: what the rows say, if it is not the rate of `info.json`."""
+        seconds = self._episode(clip).seconds
+        if seconds is None or self._is_steady(seconds):
+            return None
+        return seconds
+
+    def _is_steady(self, seconds: np.ndarray) -> bool:
+        return bool((np.abs(seconds * self.info.fps - np.arange(len(seconds))) < 0.5).all())
+
     def cameras_of(self, clip: int) -> tuple[str, ...]:
         """Cameras that have a video, and are not padded anywhere in the episode."""
         absent = {c for c, (paths, _) in self.table.videos.items() if not paths[clip]}
@@ -142,6 +155,8 @@ class LeRobotSource(Source):
         own = self._episode(clip).seconds
         seconds = begin + (indices / self.info.fps if own is None else own[indices])
         video = self._videos_open.get(path, lambda: Video(self.store.fetch(path)))
+        if own is None or self._is_steady(own):
+            self._check_rate(video, camera, path)
         try:
             times = np.round(seconds / video.time_base).astype(np.int64)
             tolerance = int(_TOLERANCE / self.info.fps / video.time_base)
@@ -149,6 +164,24 @@ class LeRobotSource(Source):
         except Exception:
             self._videos_open.drop(path)  # its decoder may be in any state
             raise
+
+    def _check_rate(self, video: Video, camera: str, path: str) -> None:
+        """Refuse a video that has a picture for each row, at another rate: it was written wrongly.
+
+        Of more pictures than rows those nearest in time are taken, so of such a video wrong ones.
+        """
+        if camera not in self._num_rows:
+            self._num_rows[camera] = Counter()
+            paths = self.table.videos[camera][0]
+            for place, length in zip(paths, self.table.lengths.tolist(), strict=True):
+                self._num_rows[camera][place] += length
+        rate = float(video.stream.average_rate or 0)
+        as_many = 1 < video.stream.frames == self._num_rows[camera][path]
+        if as_many and abs(rate / self.info.fps - 1) > _OTHER_RATE:
+            raise BadClipError(
+                f"{path} has one picture for each row, but {rate:g} per second, and info.json "
+                f"states {self.info.fps:g}: correct that number, or write the video again"
+            )
 
     def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """State and actions of the episode, aligned with its frames."""
@@ -218,6 +251,7 @@ class LeRobotSource(Source):
             for name, parts in (("state", self._state), ("actions", self._actions)):
                 if parts:
                     found[name] = {s: self._stored(stored, s, parts) for s in STATISTICS}
+                    check_statistics(found[name])
                     warn_of_outliers(f"{name} of {self.name}", found[name])
         except FileNotFoundError:
             return super().stats(max_clips)
@@ -252,19 +286,3 @@ class _Episode:
     def nbytes(self) -> int:
         arrays = (self.rows, self.state, self.actions, self.seconds)
         return sum(a.nbytes for a in arrays if a is not None) + 8 * len(self.tasks or ())
-
-
-def _low_dim_keys(
-    stored: dict[str, Any], asked: str | None, usual: Sequence[str]
-) -> tuple[str, ...]:
-    if asked is not None:
-        keys = tuple(asked.split("+")) if asked else ()
-        for key in keys:
-            if key not in stored:
-                raise ValueError(f"No feature `{key}`; there are {', '.join(stored)}.")
-        return keys
-    for key in usual:
-        if key in stored:
-            return (key,)
-    numeric = (k for k, f in stored.items() if f["dtype"].startswith(("float", "int")))
-    return tuple(k for k in numeric if k.startswith(usual[0] + "."))

@@ -4,6 +4,7 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ..files import LocalFiles, inside
 
 CHUNK_NAMES = ["step", "dimension"]  # of a feature `(N, A)`; others of two axes are one action
+_NUMBERS = ("float", "double", "int", "uint", "bool")
 _LARGEST_JSON = 1 << 29  # bytes
 _FIELD = r"\{(?:chunk_index|file_index|video_key|episode_chunk|episode_index)(?::0?\d?\d?d?)?\}"
 _MASK = re.compile(r"(.+)[._](?:is_)?(?:available|valid|present|mask)")
@@ -130,3 +132,20 @@ def small_file(files: LocalFiles, path: str) -> Path:
     if found.stat().st_size > _LARGEST_JSON:
         raise ValueError(f"{path} must have at most {_LARGEST_JSON} bytes, got more.")
     return found
+
+
+def low_dim_keys(
+    stored: dict[str, Any], asked: str | None, usual: Sequence[str]
+) -> tuple[str, ...]:
+    """The features of the action or the state: those asked for, or the usual one, or its parts."""
+    if asked is not None:
+        keys = tuple(asked.split("+")) if asked else ()
+        for key in keys:
+            if key not in stored:
+                raise ValueError(f"No feature `{key}`; there are {', '.join(stored)}.")
+        return keys
+    for key in usual:
+        if key in stored:
+            return (key,)
+    numeric = (k for k, f in stored.items() if f["dtype"].startswith(_NUMBERS))
+    return tuple(k for k in numeric if k.startswith(usual[0] + ".") and not _MASK.fullmatch(k))

@@ -23,6 +23,7 @@ logger = get_logger(__name__)
 
 _CACHE_BYTES = 256 << 20  # of parquet columns, per process
 _OPEN_FILES = 8
+_OTHER_UNIT = 100  # frames from one to the next: those are no seconds, but perhaps milliseconds
 _ALWAYS = ("episode_index", "frame_index", "timestamp", "task_index")
 
 
@@ -73,9 +74,21 @@ class RowFiles:
             table = self._groups.get(
                 (path, camera, group), lambda g=group: file.read_row_group(g, columns=[camera])
             )
-            value = table[camera][row - starts[group]].as_py()
-            found.append(value["bytes"] or self.files.fetch(value["path"]))
+            found.append(self._picture(table[camera][row - starts[group]].as_py(), row))
         return found
+
+    def _picture(self, value: Any, row: int) -> bytes | Path:
+        """The bytes of a picture or where it lies: sets hold either, in a structure or bare."""
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value
+        if not isinstance(value, str):
+            got = type(value).__name__
+            raise BadClipError(f"row {row} must hold the bytes of a picture or its path, got {got}")
+        root = self.files.root
+        inner = Path(value).is_absolute() and Path(value).is_relative_to(root)
+        return self.files.fetch(Path(value).relative_to(root).as_posix() if inner else value)
 
     def _open(self, path: str) -> tuple[pq.ParquetFile, list[int]]:
         """A file, and the first row of each of its row groups."""
@@ -91,6 +104,8 @@ class RowFiles:
         """The columns of numbers of a file, its rows sorted by episode and frame."""
         file, _ = self._open(path)
         table = read_columns(file, path, [c for c in file.schema_arrow.names if c in self.columns])
+        if "episode_index" not in table.column_names:
+            raise BadClipError(f"{path} has no column `episode_index`")
         episodes = flat(table, "episode_index").astype(np.int64)
         keys = [flat(table, "frame_index")] if "frame_index" in table.column_names else []
         order = np.lexsort((*keys, episodes))
@@ -120,7 +135,10 @@ class RowFiles:
                 continue
             begin, end = np.searchsorted(rows.episodes, [episode, episode + 1]).tolist()
             if begin < end:
-                return path, rows.table.slice(begin, end - begin), rows.order[begin:end].copy()
+                table = rows.table.slice(begin, end - begin)
+                if "frame_index" in table.column_names and table["frame_index"].null_count:
+                    raise BadClipError(f"rows without a `frame_index` in {path}")
+                return path, table, rows.order[begin:end].copy()
         raise BadClipError(f"no data file holds its rows; {stated} should")
 
     def _search(self, episode: int, stated: str) -> str:
@@ -144,12 +162,14 @@ class RowFiles:
 
 
 def seconds(table: pa.Table, fps: float) -> np.ndarray | None:
-    """When each frame was taken, if the rows tell: from 0 and ever later."""
+    """When each frame was taken, if the rows tell: from 0 and ever later, in seconds."""
     if "timestamp" not in table.column_names or not len(table):
         return None
     seconds = flat(table, "timestamp").astype(float)
-    told = abs(seconds[0]) * fps < 0.5 and (np.diff(seconds) > 0).all()
-    return seconds if told and np.isfinite(seconds).all() else None
+    told = np.isfinite(seconds).all() and abs(seconds[0]) * fps < 0.5
+    steps = np.diff(seconds) * fps
+    told = told and (steps > 0).all() and (not len(steps) or np.median(steps) < _OTHER_UNIT)
+    return seconds if told else None
 
 
 def flat(table: pa.Table, key: str) -> np.ndarray:
@@ -164,5 +184,13 @@ def join(table: pa.Table, keys: Sequence[str]) -> np.ndarray | None:
     """Columns of numbers or lists of numbers side by side, `(T, sizes together)` float32."""
     if not keys:
         return None
-    parts = [np.array(table[k].to_pylist(), np.float32).reshape(table.num_rows, -1) for k in keys]
+    parts = []
+    for key in keys:
+        if key not in table.column_names:
+            raise BadClipError(f"its rows have no column `{key}`")
+        try:
+            values = np.array(table[key].to_pylist(), np.float32)
+        except (ValueError, TypeError) as error:
+            raise BadClipError(f"`{key}` is not numbers, as many in each row: {error}") from error
+        parts.append(values.reshape(table.num_rows, -1))
     return np.concatenate(parts, axis=1)
