@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import constants
+from tqdm import tqdm
 
 import lawm_hf
 from lawm_hf import BakuConfig
@@ -235,6 +237,38 @@ def test_an_error_is_one_screen_and_the_traceback_on_demand(error, words, capsys
     assert "Traceback" not in text
     with pytest.raises(type(error)):
         run_command(main, Args, ["--steps", "3", "--traceback"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "CACHE/lawm_hf/tabletop"), "set HF_HOME to"),
+        (OSError(30, "Read-only file system", "/"), "set HF_HOME to"),
+        (NotADirectoryError(20, "Not a directory", "elsewhere"), "elsewhere'\n"),
+        (OSError(28, "No space left on device"), "Make room"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "Make room"),
+        (OSError("The disk is full. Make room in x."), "x.\n"),
+    ],
+)
+def test_where_nobody_may_write_the_remedy_is_told(error, words, capsys):
+    if error.filename if isinstance(error, OSError) else None:
+        error.filename = error.filename.replace("CACHE", constants.HF_HOME)
+
+    def main(args):
+        raise error
+
+    assert words in refusal_of(main, capsys)
+
+
+def test_an_error_begins_a_line_of_its_own_beneath_a_bar(capsys):
+    def main(args):
+        bar = tqdm(total=2)
+        bar.update()
+        raise ValueError("no")
+
+    with pytest.raises(SystemExit):
+        run_command(main, Args, [])
+    assert "\nerror: no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[1]", "{x: 1}", "3"])

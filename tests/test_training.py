@@ -164,6 +164,18 @@ def test_at_every_moment_of_saving_there_is_a_sound_checkpoint(tmp_path, monkeyp
     assert (tmp_path / "step_000002" / "progress.json").stat().st_mtime_ns == saved
 
 
+def test_a_disk_that_is_full_keeps_the_checkpoint_before_and_says_what_to_do(tmp_path):
+    class Full(Fake):
+        def save_state(self, folder):
+            super().save_state(folder)
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+
+    save_checkpoint(Fake(), tmp_path, 1, Numbers())
+    with pytest.raises(OSError, match=r"of update 2 .* MB free\. Make room .*--resume true"):
+        save_checkpoint(Full(), tmp_path, 2, Numbers())
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
+
+
 def empty(path: Path):
     path.write_bytes(b"")
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is wrong is one screen: the rule, what was got, the remedy; no traceback."""
 
+import errno
 import sys
 import traceback
 import typing
@@ -38,11 +39,15 @@ def one_screen(argv: list[str]) -> Iterator[None]:
         if isinstance(error, StrictDataclassError):  # a model's option: its cause says which
             error = ValueError(str(error.__cause__ or error))
         text = missing_package(error) or str(error)[:2000].strip()
+        room = _room(error, text)
         if not isinstance(error, ValueError | OSError | ImportError) or not text:
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
             text = f"{type(error).__name__}: {text} ({' > '.join(places)})"
-        fail(f"{text}\n(--traceback shows where this comes from.)")
+        if "tqdm" in sys.modules:  # a bar's line ends before the error's begins
+            for bar in [*sys.modules["tqdm"].tqdm._instances]:
+                bar.close()
+        fail(f"{text}{room}\n(--traceback shows where this comes from.)")
 
 
 def take_switch(argv: list[str], name: str) -> bool:
@@ -62,6 +67,23 @@ def missing_package(error: Exception) -> str:
         f"Install it: pip install 'lawm_hf[{_EXTRAS[package]}]', or in a clone "
         f"uv pip install -e '.[{_EXTRAS[package]}]'"
     )
+
+
+def _room(error: Exception, text: str) -> str:
+    """The remedy where the operating system lets nobody write: a full disk, a cache of another."""
+    from huggingface_hub import constants
+
+    if "Make room" in text:
+        return ""
+    number, place = getattr(error, "errno", None), Path(str(getattr(error, "filename", None)))
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return f". Make room, or choose another folder; the caches are in {constants.HF_HOME}."
+    refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+    for name in ("HF_HOME", "HF_HUB_CACHE") if number in refused else ():
+        cache = Path(getattr(constants, name))
+        if place in cache.parents or cache in (place, *place.parents):
+            return f". Downloads and recordings go there: set {name} to a folder you can write to."
+    return ""
 
 
 def fail(reason: str) -> typing.NoReturn:

@@ -52,7 +52,15 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    try:
+        accelerator.save_state(str(partial))
+    except Exception as error:  # of torch's, safetensors' or the system's kind
+        free = shutil.disk_usage(partial).free
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"The checkpoint of update {step} must find room in {output_dir}, got {error} with "
+            f"{free / 1e6:,.0f} MB free. Make room and repeat with --resume true."
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / "data_position_0.json").write_text(json.dumps(loader.state_dict()))
