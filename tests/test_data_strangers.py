@@ -209,7 +209,7 @@ def test_captions_are_read_as_datasets_writes_them(tmp_path, caplog):
         (b"file_name;text\na.mp4;push\n", "got a row {'file_name;text': 'a.mp4;push'}"),
         (
             b"file_name,text\na.mp4,push, then pull\n",
-            "commas in \"quotes\", got a row .*' then pull'",
+            "commas in \"quotes\", got a row .*'then pull'",
         ),
         (b"File_Name,Text\na.mp4,push\n", "got a row {'File_Name': 'a.mp4'"),
         ("file_name,text\na.mp4,géné\n".encode("cp1252") + b"x" * 9999, "0xe9 in position 22"),

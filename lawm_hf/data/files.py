@@ -5,7 +5,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -66,8 +66,8 @@ class LocalFiles:
 
     def list(self, folder: str, suffix: str) -> list[str]:
         """Paths below `folder` that end in `suffix`, sorted; even if they are no files."""
-        found = (self.root / folder).rglob(f"*{suffix}")
-        return sorted(p.relative_to(self.root).as_posix() for p in found if not p.is_dir())
+        found = files_below(self.root / folder)
+        return sorted(p.relative_to(self.root).as_posix() for p in found if p.name.endswith(suffix))
 
 
 class HubFiles(LocalFiles):
@@ -167,6 +167,25 @@ class HubFiles(LocalFiles):
                 path.unlink(missing_ok=True)
                 total -= size
         self._unchecked = 0
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Whatever is no folder; links to folders are named and not followed."""
+    for folder, names, files in os.walk(root):
+        warn_of_links(folder, names)
+        yield from (Path(folder, file) for file in files)
+
+
+def warn_of_links(folder: str, names: Iterable[str]) -> None:
+    """Name the links among these folders: they could lead in a circle or out, so none is followed.
+
+    Args:
+        folder: Where they are.
+        names: Their names.
+    """
+    for link in filter(Path.is_symlink, (Path(folder, name) for name in names)):
+        told = "%s is a link to a folder, which is not followed: %s is a source of its own."
+        logger.warning(told, link, link.resolve())
 
 
 def inside(root: Path, path: str) -> Path:

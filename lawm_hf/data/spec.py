@@ -139,7 +139,7 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not equals and options:
             raise ValueError(f"Options are `key=value`, got `{part}` in {spec!r}.")
-        if not equals:
+        if not options and not (equals and key.strip().isidentifier()):
             location = f"{location},{part}"  # a comma in a path
             continue
         if key.strip() in options:

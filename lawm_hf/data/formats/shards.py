@@ -14,12 +14,14 @@ import numpy as np
 from ...writing.text import get_logger
 from ..files import open_files
 from ..source import BadClipError
-from ..text import printable
+from ..text import decoded, first_text, json_lines, printable
 from .videos import VIDEO_SUFFIXES, VideoSource
 
 logger = get_logger(__name__)
 
 _MOST_LABEL = 1 << 20  # bytes
+_NAME = 100  # bytes of a header that hold the (beginning of the) name
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 
 class ShardSource(VideoSource):
@@ -35,12 +37,16 @@ class ShardSource(VideoSource):
     INDEX = "index.jsonl"
 
     def __init__(self, pattern: str):
-        folder, _, glob = pattern.rpartition("/")
+        whole = Path(pattern).expanduser().is_dir()
+        folder, _, glob = (f"{pattern}/*.tar" if whole else pattern).rpartition("/")
         self.store = open_files(folder or ".")
-        shards = [s for s in self.store.list("", ".tar") if fnmatch.fnmatch(s, glob)]
-        if not shards:
-            raise FileNotFoundError(f"No file matches {glob} in {folder or 'this folder'}.")
+        shards = _match(self.store.list("", ""), glob, folder or "this folder")
         rows = self._read_index(shards)
+        if not rows:
+            raise ValueError(
+                f"Shards must hold videos ({' '.join(VIDEO_SUFFIXES)}), but in the {len(shards)} "
+                f"of {pattern} there is none, or they are damaged."
+            )
         self._rows = [(r["shard"], r["key"], r["offset"], r["size"]) for r in rows]
         self._changes = {clip: r["tasks"] for clip, r in enumerate(rows) if r.get("tasks")}
         super().__init__(f"wds:{pattern}", [r["task"] for r in rows])
@@ -50,18 +56,20 @@ class ShardSource(VideoSource):
     def _read_index(self, shards: list[str]) -> list[dict[str, Any]]:
         wanted = set(shards)
         try:
-            lines = self.store.fetch(self.INDEX).read_text().splitlines()
-            rows = [row for row in map(json.loads, lines) if row["shard"] in wanted]
+            rows = json_lines(self.store.fetch(self.INDEX).read_bytes())
+            rows = [row for row in rows if row["shard"] in wanted]
             for row in rows:  # all there, and of their kinds
                 row |= {"offset": int(row["offset"]), "size": int(row["size"])}
                 row |= {"key": str(row["key"]), "task": str(row["task"])}
                 row |= {"tasks": _changes(row)}
-            return rows
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             logger.warning("%s of %s is damaged: %s", self.INDEX, self.store.root, error)
+            rows = []
         except OSError:
-            pass
-        return [row for shard in shards for row in index_shard(self.store.fetch(shard), shard)]
+            rows = []
+        new = [shard for shard in shards if shard not in {row["shard"] for row in rows}]
+        rows += [row for shard in new for row in index_shard(self.store.fetch(shard), shard)]
+        return sorted(rows, key=lambda row: row["shard"]) if new else rows
 
     def tasks(self, clip: int) -> tuple[str, ...]:
         """See `Source.tasks`."""
@@ -79,13 +87,37 @@ class ShardSource(VideoSource):
 
     def open(self, clip: int) -> BinaryIO:
         """See `VideoSource.open`."""
-        shard, _, offset, size = self._rows[clip]
+        shard, key, offset, size = self._rows[clip]
         with self.store.fetch(shard).open("rb") as file:
             left = os.fstat(file.fileno()).st_size - offset
             if offset < 0 or size < 0 or size > left:
                 raise BadClipError(f"the shard ends {size - left} bytes early")
+            file.seek(max(0, offset - tarfile.BLOCKSIZE))
+            name = file.read(tarfile.BLOCKSIZE)[:_NAME].rstrip(b"\0").rpartition(b".")[0]
+            if key.isascii() and len(key) < _NAME - 10 and name != key.encode():
+                raise BadClipError(f"{self.INDEX} is of other shards than {shard}: delete it")
             file.seek(offset)
             return io.BytesIO(file.read(size))
+
+
+def _match(files: list[str], glob: str, folder: str) -> list[str]:
+    """The tar files among these that a pattern means."""
+    tars = [file for file in files if file.endswith(".tar")]
+    found = [tar for tar in tars if fnmatch.fnmatch(tar, glob)]
+    packed = [f for f in files if f.lower().endswith(_PACKED) and f.rpartition(".")[0] not in tars]
+    packed = [f for f in packed if fnmatch.fnmatch(f, glob) or fnmatch.fnmatch(f, f"{glob}.*")]
+    if packed:
+        raise ValueError(
+            f"Shards are read at any place, so they must be tar files without compression, got "
+            f"{packed[0]} in {folder}. Unpack them (`gunzip`, `zstd -d`) to `.tar`."
+        )
+    if not found:
+        there = f"there are {', '.join(tars[:3])}" if tars else "there is no .tar"
+        raise FileNotFoundError(
+            f"No file matches {glob} in {folder}: {there}. `*` stands for any letters; "
+            "{000..009} is not known here."
+        )
+    return found
 
 
 class _Bounded(io.FileIO):
@@ -104,21 +136,29 @@ def index_shard(path: Path, shard: str) -> list[dict[str, Any]]:
     shard that is cut short yields what comes before the cut; the rest is named in the log.
     """
     videos: dict[str, tuple[int, int]] = {}
+    twice = 0
     labels: dict[str, dict[str, Any]] = {}
     try:
         with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 key, dot, suffix = member.name.rpartition(".")
                 suffix = dot + suffix.lower()
+                if key.rpartition("/")[2].startswith("."):  # what an archiver of a Mac adds
+                    continue
                 if suffix in VIDEO_SUFFIXES:
+                    twice += key in videos
                     videos[key] = member.offset_data, member.size
                 elif suffix in (".json", ".txt"):
                     try:
-                        labels[key] = _label(tar, member, suffix)
+                        label = _label(tar, member, suffix)
+                        if label["task"] or key not in labels:  # metadata hide no text
+                            labels[key] = label
                     except (ValueError, TypeError, AttributeError, RecursionError) as error:
                         logger.warning("Label %s of %s: %s", printable(member.name), shard, error)
     except (tarfile.TarError, OSError, ValueError) as error:
         logger.warning("Shard %s is damaged after %d clips: %s", shard, len(videos), error)
+    if twice:
+        logger.warning("Of %d videos of one name in %s the last counts.", twice + 1, shard)
     rows = []
     for key, (at, size) in videos.items():
         folder, slash, name = key.rpartition("/")
@@ -133,11 +173,14 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> dict[s
     if not member.isreg() or member.size > _MOST_LABEL:
         raise ValueError(f"no file of at most {_MOST_LABEL} bytes")
     file = tar.extractfile(member)
-    text = file.read(_MOST_LABEL).decode() if file else ""
+    content = file.read(_MOST_LABEL) if file else b""
     if suffix == ".txt":
-        return {"task": text.strip()}
-    row = json.loads(text)
-    task = str(next((row[k] for k in ("label", "task", "text", "caption") if row.get(k)), ""))
+        return {"task": decoded(content).strip()}
+    row = json.loads(content)
+    if isinstance(row, str):
+        return {"task": row}
+    fields = [first_text(row.get(k)) for k in ("label", "task", "text", "caption")]
+    task = next(filter(None, fields), "")
     changes = _changes(row)
     return {"task": task, "tasks": changes} if changes else {"task": task}
 

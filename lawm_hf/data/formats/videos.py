@@ -14,15 +14,17 @@ import numpy as np
 
 from ...writing.atomic import read_json
 from ...writing.text import get_logger
-from ..files import LocalFiles
+from ..files import LocalFiles, files_below
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
-from ..text import from_path
+from ..text import decoded, first_text, from_path, json_lines
 from ..video import Scan, Video
 
 logger = get_logger(__name__)
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".m4v")
+VIDEO_SUFFIXES += (".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".ogv", ".3gp")
+_TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet")  # may hold captions
 CAMERA = "video"
 _STEADY = 0.1  # frames from where a steady rate would show it
 _SCANS = 4096  # clips whose frame times are remembered, per process
@@ -135,9 +137,10 @@ class SSv2Source(VideoSource):
         answers = root / "labels/test-answers.csv"
         given = {}
         if split == "test" and answers.is_file():
-            lines = answers.read_text(encoding="utf-8-sig").splitlines()
+            lines = decoded(answers.read_bytes()).splitlines()
             given = dict(line.split(";", 1) for line in lines if ";" in line)
-        tasks = [str(row.get("label") or "") or given.get(str(row["id"]), "") for row in rows]
+            given = {k: v[1:-1] if v[:1] == v[-1:] == '"' else v for k, v in given.items()}
+        tasks = [first_text(row.get("label")) or given.get(str(row["id"]), "") for row in rows]
         super().__init__(f"ssv2:{root},split={split}", tasks)
 
     def clip_name(self, clip: int) -> str:
@@ -153,9 +156,10 @@ class SSv2Source(VideoSource):
 class FolderSource(VideoSource):
     """Any folder of videos, searched recursively.
 
-    Instructions come from `file_name` and `text` (the convention of `datasets`) in csv or jsonl
-    files, by default every `metadata.csv` and `metadata.jsonl`, beside the videos or above; if
-    there is none, from the file names, with `_` and `-` as spaces and a trailing number left out.
+    Instructions come from `file_name` and `text` (the convention of `datasets`) in csv, tsv, json
+    or jsonl files, by default every `metadata.csv` and `metadata.jsonl`, beside the videos or
+    above; if there is none, from the file names, with `_` and `-` as spaces and a trailing number
+    left out.
 
     Args:
         root: The folder.
@@ -164,40 +168,52 @@ class FolderSource(VideoSource):
 
     def __init__(self, root: str | Path, captions: str | None = None):
         self.root = LocalFiles(root).root
-        self.paths = sorted(
-            p.relative_to(self.root).as_posix()
-            for p in self.root.rglob("*")
-            # Hidden are what an archiver of another system, or a download, leaves beside a video.
-            if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")
-        )
+        # Hidden are what an archiver of another system, or a download, leaves beside a video.
+        files = [p.relative_to(self.root) for p in files_below(self.root) if p.name[:1] != "."]
+        self.paths = sorted(p.as_posix() for p in files if p.suffix.lower() in VIDEO_SUFFIXES)
+        texts = sorted(p for p in files if p.suffix.lower() in _TEXTS)
         if not self.paths:
             raise FileNotFoundError(f"No video ({' '.join(VIDEO_SUFFIXES)}) below {self.root}.")
-        super().__init__(f"folder:{root}", self._read_tasks(captions))
+        super().__init__(f"folder:{root}", self._read_tasks(captions, texts))
 
-    def _read_tasks(self, captions: str | None) -> list[str]:
-        names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
-        files = sorted(p for name in names for p in self.root.rglob(name) if p.is_file())
-        if captions and not files:
-            raise FileNotFoundError(f"No captions {captions} in {self.root}.")
+    def _read_tasks(self, captions: str | None, texts: list[Path]) -> list[str]:
+        files = self._caption_files(captions)
+        if texts and not files:
+            told = "The names of the videos of %s are its instructions. %s is not read: a file of "
+            told += "`file_name` and `text` must be named `metadata.csv`, or by `captions=`."
+            logger.warning(told, self.root, texts[0])
         if not files:
             words = [re.sub(r"[_\-\s]+", " ", from_path(Path(p).stem)) for p in self.paths]
             return [re.sub(r"\s*\d+$", "", w).strip() for w in words]
+        found, root = {_same(path) for path in self.paths}, self.root.absolute()
         given: dict[str, str] = {}
         several = set()
         for file in files:
-            folder = file.parent.relative_to(self.root)
+            folder = file.parent.relative_to(root) if file.is_relative_to(root) else Path()
             for name, text in _read_captions(file):
-                path, text = _same(folder / name), text.strip()
+                path = folder / (name if _same(folder / name) in found else name.replace("\\", "/"))
+                path = _same(path.relative_to(root) if path.is_relative_to(root) else path)
                 several |= {path} if given.get(path, text) != text else set()
                 given[path] = text
-        found = [_same(path) for path in self.paths]
-        if missing := sorted(set(given) - set(found)):
+        if missing := sorted(set(given) - found):
             logger.warning("%d captions name no video, such as %s.", len(missing), missing[0])
         if several:
             example = min(several)
             told = "%d videos have several captions, such as %s: the last counts, %r."
             logger.warning(told, len(several), example, given[example])
-        return [given.get(path, "") for path in found]
+        return [given.get(_same(path), "") for path in self.paths]
+
+    def _caption_files(self, captions: str | None) -> list[Path]:
+        """The files of captions, whole paths; none if the names of the videos are the texts."""
+        if captions and Path(captions).expanduser().is_absolute():
+            files = [Path(captions).expanduser()]
+        else:
+            names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
+            files = [p for name in names for p in self.root.rglob(name)]
+        files = sorted(p.absolute() for p in files if p.is_file())
+        if captions and not files:
+            raise FileNotFoundError(f"No captions {captions} in {self.root}.")
+        return files
 
     def clip_name(self, clip: int) -> str:
         """Its path in the folder."""
@@ -218,22 +234,29 @@ def _read_labels(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_captions(path: Path) -> list[tuple[str, str]]:
-    """File names and texts of a csv or jsonl."""
+    """File names and texts of a csv, tsv, json or jsonl."""
+    names, suffix = {"file_name", "text"}, path.suffix.lower()
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with a byte-order mark, as Excel writes it
-        if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        content = path.read_bytes()
+        if suffix == ".jsonl":
+            rows = json_lines(content)
+        elif suffix == ".json":
+            rows = list(json.loads(content))
         else:
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (ValueError, csv.Error, RecursionError) as error:
+            lines = io.StringIO(decoded(content), newline="")
+            divider = "\t" if suffix == ".tsv" else ","
+            how: dict[str, Any] = {"delimiter": divider, "skipinitialspace": True, "strict": True}
+            table = csv.DictReader(lines, **how)
+            rows = list(table) or [dict.fromkeys(table.fieldnames or (), "")]
+    except (ValueError, TypeError, csv.Error, RecursionError) as error:
         problem = str(error)[:200]
     else:
-        names = {"file_name", "text"}
         lacking = [row for row in rows if not isinstance(row, dict) or not names <= row.keys()]
         # What the reader of csv keeps under None: a text's words after its first comma.
         lacking += [row for row in rows if isinstance(row, dict) and any(row.get(None) or ())]
         if not lacking:
-            return [(str(row["file_name"]), str(row["text"] or "")) for row in rows]
+            texts = [(str(row["file_name"]).strip(), first_text(row["text"])) for row in rows]
+            return [(name, text.strip()) for name, text in texts if name]
         problem = f"a row {str(lacking[0])[:200]}"
     raise ValueError(
         f"{path} must be UTF-8 with `file_name` and `text` in each row, divided by commas if it is "
