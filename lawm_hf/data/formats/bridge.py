@@ -7,22 +7,24 @@ roll, pitch, yaw (rad), and the commanded gripper, 1 open and 0 closed.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ..files import LocalFiles
+from ..files import LocalFiles, warn_of_links
 from ..images import decode_image
 from ..lru import LRU
 from ..pickles import Call
 from ..pickles import load_pickle as load_pickle
 from ..source import BadClipError, Features, Resize, Source
-from ..text import from_path
+from ..text import decoded, from_path
 
 # Until then the camera lagged one step behind (bridgedata_raw_to_numpy.py of the authors).
 _LATENCY_UNTIL = "2021-07-23"
 _SIZE = 7
+_PICTURE = re.compile(r"im_\d+\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 class BridgeSource(Source):
@@ -45,7 +47,7 @@ class BridgeSource(Source):
             raise ValueError(f"`frame_order` is numeric or lexicographic, got {frame_order!r}.")
         self.root, self.frame_order = LocalFiles(root).root, frame_order
         self.name = f"bridge:{root}"
-        self.trajectories = _find_trajectories(self.root)
+        self.trajectories = _find_trajectories(self.root.absolute())
         if not self.trajectories:
             raise FileNotFoundError(f"No …/traj_group*/traj*/images0 below {self.root}.")
         self.clips = np.arange(len(self.trajectories))
@@ -72,31 +74,37 @@ class BridgeSource(Source):
     def task(self, clip: int) -> str:
         """First line of `lang.txt` that says something; often there is none."""
         path = self.root / self.trajectories[clip] / "lang.txt"
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        lines = [line.strip() for line in lines if not line.startswith("confidence")]
-        return next((line for line in lines if line), "")
+        content = path.read_bytes() if path.is_file() else b""
+        try:
+            text = decoded(content)
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")  # of an old system
+        lines = [line.strip() for line in text.splitlines()]
+        return next((x for x in lines if x and not x.lower().startswith("confidence")), "")
 
     def _pictures(self, clip: int, camera: str) -> list[Path]:
         """The pictures in order, less the last (which no action follows)."""
 
         def read() -> list[Path]:
             folder = self.root / self.trajectories[clip] / camera
-            numbers = sorted(int(p.stem.removeprefix("im_")) for p in folder.glob("im_*.jpg"))
-            if numbers != list(range(len(numbers))):
-                missing = sorted(set(range(numbers[-1])) - set(numbers))
-                raise BadClipError(f"{camera} lacks picture {missing[0]}")
-            names = [f"im_{n}.jpg" for n in numbers]
+            if not folder.is_dir():
+                return []
+            found = [p for p in folder.iterdir() if _PICTURE.fullmatch(p.name)]
+            found.sort(key=lambda path: int(path.stem.removeprefix("im_")))
+            numbers = [int(path.stem.removeprefix("im_")) for path in found]
+            if not numbers or numbers != list(range(len(numbers))):
+                missing = min(set(range(len(numbers) + 1)) - set(numbers))
+                raise BadClipError(f"{camera} lacks picture im_{missing}.jpg, or has one twice")
             if self.frame_order == "lexicographic":
-                names.sort()
-            return [folder / name for name in names][self._latency(clip) : -1]
+                found.sort(key=lambda path: path.name)
+            return found[self._latency(clip) : -1]
 
         return self._lists.get((clip, camera), read)
 
     def _latency(self, clip: int) -> int:
         """Pictures to drop at the beginning."""
-        # …/<date>/raw/traj_group0/traj3
-        parts = self.trajectories[clip].split("/")
-        date = parts[-4] if len(parts) >= 4 else self.root.name
+        # …/<date>/raw/traj_group0/traj3, of which the root may be any part
+        date = (self.root.resolve() / self.trajectories[clip]).parts[-4:][0]
         return int(date[:10] < _LATENCY_UNTIL and date[:2] == "20")
 
     def cameras_of(self, clip: int) -> tuple[str, ...]:
@@ -113,6 +121,10 @@ class BridgeSource(Source):
     ) -> np.ndarray:
         """See `Source.decode`."""
         pictures = self._pictures(clip, camera)
+        if len(pictures) != self.length(clip):
+            main = self.features.cameras[0]
+            told = f"{camera} has {len(pictures)} pictures for {self.length(clip)} of {main}"
+            raise BadClipError(told)
         return np.stack([decode_image(pictures[i], size, resize) for i in indices])
 
     def low_dim(self, clip: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -139,6 +151,7 @@ def _find_trajectories(root: Path) -> list[str]:
     """Folders `traj_group*/traj*`, sorted; their many pictures are not looked at."""
     found = []
     for folder, names, _ in os.walk(root):
+        warn_of_links(folder, names)
         if "lmdb" in folder:
             names.clear()
         elif os.path.basename(folder).startswith("traj_group"):  # noqa: PTH119

@@ -73,16 +73,20 @@ class LiberoSource(Source):
                 data = _inside(self._open(path), "data")
                 own = "problem_info" in data.attrs or "env_args" in data.attrs
                 lag = int(observed == "after" or (observed is None and own))
-                demos = sorted(data, key=lambda name: int(name.rpartition("_")[2]))
-                counts = [len(_numbers(_inside(data, demo, "actions"), 2)) - lag for demo in demos]
-                found = list(zip([path] * len(demos), demos, counts, strict=True))
+                names = sorted(data, key=lambda name: int("0" + re.sub(r"\D", "", name)))
             except (OSError, KeyError, ValueError, RuntimeError, BadClipError) as error:  # h5py's
                 logger.warning("Skipped all of %s: %s", printable(path), error)
                 continue
-            self._demos += [row[:2] for row in found]
-            self._tasks += [instruction(path)] * len(found)
-            self._lag += [lag] * len(found)
-            lengths += [row[2] for row in found]
+            for demo in names:
+                try:
+                    length = len(_numbers(_inside(data, demo, "actions"), 2)) - lag
+                except (OSError, KeyError, ValueError, RuntimeError, BadClipError) as error:
+                    logger.warning("Skipped %s of %s: %s", printable(demo), printable(path), error)
+                    continue
+                self._demos.append((path, demo))
+                self._tasks.append(instruction(path))
+                self._lag.append(lag)
+                lengths.append(length)
         if not lengths:
             raise ValueError(f"None of the {len(paths)} files of {self.name} can be read.")
         if regenerated := self._lag.count(0):
@@ -131,8 +135,9 @@ class LiberoSource(Source):
         """See `Source.decode`."""
         first, last = int(indices[0]), int(indices[-1])
         stored = _numbers(_inside(self._demo(clip), "obs", _CAMERAS[camera]), 4)
-        if stored.dtype != np.uint8 or stored.shape[3] != 3 or last >= len(stored):
-            raise BadClipError(f"{camera} is no {last + 1} pictures: {stored}")
+        wanted = self.length(clip) + self._lag[clip]
+        if stored.dtype != np.uint8 or stored.shape[3] != 3 or len(stored) != wanted:
+            raise BadClipError(f"{camera} is no {wanted} pictures: {stored}")
         frames = stored[first : last + 1][indices - first]
         if self.orientation == "rotate180":
             frames = frames[:, ::-1, ::-1]
