@@ -29,7 +29,7 @@ from .bad_clips import BadClipError, too_many_bad
 from .formats.shards import ShardSource, index_shard
 from .formats.videos import VideoSource
 from .parts import Conversion as Conversion
-from .parts import LeRobotPart, ShardPart, camera_key, same_rate, vector_sizes
+from .parts import LeRobotPart, ShardPart, camera_key, check_place, same_rate, vector_sizes
 from .source import Source
 
 logger = get_logger(__name__)
@@ -206,6 +206,7 @@ def _check_same_job(kind: _Kind, source: Source, out: Path, how: Conversion) -> 
     job |= {"columns": repr(how.columns)} if how.columns is not None else {}
     path = out / ".parts/job.json"
     if not path.is_file():
+        check_place(source, out)
         write_text_atomic(path, json.dumps(job))
     elif (begun := read_json(path)) != job:
         raise ValueError(
@@ -274,4 +275,11 @@ def _common_cameras(source: Source) -> tuple[str, ...]:
     for clip in source.clips[:100].tolist():
         with suppress(Exception):  # as above
             sets.append(set(source.cameras_of(clip)))
-    return tuple(c for c in source.features.cameras if all(c in s for s in sets))
+    common = tuple(c for c in source.features.cameras if all(c in s for s in sets))
+    if not common:
+        raise ValueError(
+            f"A set needs a camera that every clip has, got none of {source.name}: it has "
+            f"{', '.join(source.features.cameras) or 'no camera at all'}. Choose clips that share "
+            "one (`,episodes=` or `,manifest=`)."
+        )
+    return common

@@ -12,9 +12,12 @@ import numpy as np
 
 from ..writing.episode import Episode, byte_histogram, save_episodes
 from ..writing.lerobot import VIDEO_PATH
+from ..writing.text import get_logger
 from ..writing.video import VideoWriter
 from .formats.videos import VideoSource
 from .source import BadClipError, Resize, Source, nearest_frames
+
+logger = get_logger(__name__)
 
 _STATE, _ACTION = "observation.state", "action"
 
@@ -155,11 +158,14 @@ class LeRobotPart:
         state, actions = source.low_dim(clip)
         values = {_STATE: state, _ACTION: actions}
         for name, size in vector_sizes(source).items():
+            if source.times(clip) is not None and numbers.tolist() != [*range(source.length(clip))]:
+                raise BadClipError(
+                    f"its rate varies, and {name} belongs to the frames as they are: leave it out "
+                    "(`,action=,state=` of a LeRobot set), or write the times of the rows again"
+                )
             found, wanted = values[name], (episode.length, size)
             if found is None or found.shape != wanted or not np.isfinite(found).all():
                 raise BadClipError(f"{name} is not finite numbers of shape {wanted}")
-            if source.times(clip) is not None and numbers.tolist() != [*range(episode.length)]:
-                raise BadClipError(f"its rate varies, and {name} cannot be taken at other times")
             episode.vectors[name] = found.astype(np.float32)
         if how.columns is not None:
             episode.vectors |= how.columns(source, clip, numbers)
@@ -186,6 +192,23 @@ class LeRobotPart:
             video.close()
             path.with_suffix(".partial").replace(path)
         save_episodes(self.episodes, self.out / self.PATH.format(self.name))
+
+
+def check_place(source: Source, out: Path) -> None:
+    """Refuse a folder in which something would be replaced, and name one of the source."""
+    names = [name for name in ("data", "meta", "videos", "index.jsonl") if (out / name).exists()]
+    taken = [*names, *(path.name for path in out.glob(ShardPart.PATH.format("*")))]
+    if taken:
+        raise ValueError(
+            "A conversion replaces `data`, `meta`, `videos` and shards, so its folder must have "
+            f"none before it begins, got {out} with {taken[0]}. Choose an empty folder."
+        )
+    root = getattr(source, "root", None)
+    if isinstance(source, VideoSource) and root and out.resolve().is_relative_to(root.resolve()):
+        logger.warning(
+            "%s lies in the folder of the videos, %s: the next time it is read as more of them.",
+            *(out, root),
+        )
 
 
 def same_rate(fps: float, other: float) -> bool:
