@@ -27,6 +27,7 @@ from lawm_hf.arguments import (
 )
 from lawm_hf.commands.experiment import ExperimentArgs
 from lawm_hf.data.spec import parse_spec
+from lawm_hf.evaluation.environments import open_environment
 from lawm_hf.experiments.cost import (
     GPUS,
     UTILIZATION,
@@ -35,12 +36,14 @@ from lawm_hf.experiments.cost import (
     pretraining_batch,
     training_cost,
 )
+from lawm_hf.experiments.flags import check_known
 from lawm_hf.experiments.plan import Plan, Run, Stage, run_stages
 from lawm_hf.experiments.report import write_report
 from lawm_hf.experiments.statistics import PublishedRate
 from lawm_hf.experiments.table import episode_table, read_tables
 from lawm_hf.models import LawmForPretraining
-from lawm_hf.models.auto_lawm import new_policy
+from lawm_hf.models.auto_lawm import is_policy_type, new_policy
+from lawm_hf.recipes.evaluate import env_options
 from lawm_hf.recipes.pretrain import build_model
 
 RECIPES = Path(__file__).parent
@@ -65,10 +68,64 @@ def read_plan(args: ExperimentArgs) -> Plan:
     )
 
 
+def read_published(args: ExperimentArgs) -> dict[str, list[PublishedRate]]:
+    """Published rates, by the group that they are compared in."""
+    groups = parse_json_options(args.published, "published")
+    try:
+        return {
+            group: [PublishedRate(name, *numbers) for name, numbers in rates.items()]
+            for group, rates in groups.items()
+        }
+    except (TypeError, AttributeError):
+        raise ValueError(
+            "`published` must be `{group: {name: [success rate, episodes]}}`, got "
+            f"{groups}. The reference comes first."
+        ) from None
+
+
 def stage_args(stage: Stage) -> Any:
     """The arguments of a stage as its recipe will see them; ends the program if one is wrong."""
     module = importlib.import_module(f"lawm_hf.recipes.{stage.recipe}")
     return parse_args(getattr(module, f"{stage.recipe.capitalize()}Args"), stage.arguments())
+
+
+def check(runs: list[Run], reference: str, is_local: bool) -> None:
+    """Find what is misspelled in a plan now, not after a night.
+
+    Args:
+        runs: All of the plan.
+        reference: The pretraining that the others are compared with.
+        is_local: Whether the runs are played here, so that their simulator must be, too.
+    """
+    if reference != ExperimentArgs.reference:
+        check_known("`reference`", [reference], {run.pretraining for run in runs})
+    for run in runs:
+        made = stage_args(run.stages[0]).policy_type
+        if made != run.policy and is_policy_type(run.policy):
+            raise ValueError(
+                f"A policy of a plan that is called as a type must be of it, got {made!r} for "
+                f"`{run.policy}`. Give it `model: {{policy_type: {run.policy}}}`, or another name."
+            )
+    environments = {}
+    for stage in {stage.folder: stage for run in runs for stage in run.stages}.values():
+        args = stage_args(stage)
+        if stage.recipe == "evaluate":
+            options = env_options(args)
+            environments[args.env, repr(options)] = args.env, options
+        else:
+            for source in sources_of(args):
+                parse_spec(source)
+    for name, options in environments.values():
+        try:
+            open_environment(name, options)[1].close()
+        except ImportError:
+            if is_local:
+                raise
+
+
+def sources_of(args: Any) -> list[str]:
+    """The data that a training stage reads."""
+    return getattr(args, "sources", None) or [args.source]
 
 
 def stage_cost(stage: Stage) -> TrainingCost:
@@ -100,8 +157,7 @@ def dry_run(runs: list[Run]) -> Outcome:
         if stage.recipe == "evaluate":
             print(f"  {args.env} {args.suite}: as long as the simulator takes")  # noqa: T201
             continue
-        for source in getattr(args, "sources", None) or [args.source]:
-            parse_spec(source)
+        for source in sources_of(args):
             if re.search(r"\b(DIR|COMMIT|CAMERA)\b", source):
                 missing.add(source)
         told = {k: v for k, v in vars(args).items() if k not in _COST_IGNORES}
@@ -128,10 +184,7 @@ def dry_run(runs: list[Run]) -> Outcome:
 
 def report(args: ExperimentArgs) -> Outcome:
     """Make the report from the tables in the output folder."""
-    published = {
-        group: [PublishedRate(name, *numbers) for name, numbers in rates.items()]
-        for group, rates in parse_json_options(args.published, "published").items()
-    }
+    published = read_published(args)
     table = read_tables(args.output_dir)
     path = write_report(table, args.output_dir, args.title, args.reference, published)
     made = {"output_dir": args.output_dir, "report": str(path), "episodes": len(table)}
@@ -151,11 +204,11 @@ def save_table(runs: list[Run], args: ExperimentArgs) -> None:
 def main(args: ExperimentArgs) -> Outcome:
     """Run what is missing, then write table and report."""
     executor, runs = args.make_executor(), read_plan(args).runs()
+    read_published(args)
+    if not args.report_only:
+        check(runs, args.reference, executor.kind == "local" and not args.dry_run)
     if args.dry_run:
         return dry_run(runs)
-    for run in runs:  # A misspelled flag is found now, not after a night.
-        for stage in run.stages:
-            stage_args(stage)
     try:
         if not args.report_only:
             run_stages(runs, RECIPES, executor)

@@ -131,18 +131,6 @@ def test_from_scratch_a_policy_takes_its_model_flags_when_finetuned(tmp_path):
     assert latent.stages[1].flags["ema_decay"] == 0.9
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"policies": {"baku": {"pretrian": {}}}}, "Did you mean `pretrain`"),
-        ({"benchmarks": {"reach": {"evaluation": {}}}}, "Did you mean `evaluate`"),
-    ],
-)
-def test_a_misspelled_key_of_a_plan_is_refused_with_a_suggestion(tmp_path, changes, match):
-    with pytest.raises(ValueError, match=match):
-        make_plan(tmp_path, **changes)
-
-
 def test_stages_run_after_what_they_need_and_are_not_repeated(tmp_path, monkeypatch):
     order = []
 

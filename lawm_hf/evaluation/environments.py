@@ -103,14 +103,8 @@ def ask_environment(
     Raises:
         ValueError: If there is none of that name, or it and the policy do not fit.
     """
-    import gymnasium
-
-    from .. import envs  # noqa: F401  (registers ours)
-
-    short = {s.name.lower(): s.id for s in gymnasium.registry.values() if s.namespace == "lawm_hf"}
-    environment = short.get(name, name)
     views = views or list(getattr(config, "views", None) or [])
-    env = _make(environment, options, [*short, *gymnasium.registry])
+    environment, env = open_environment(name, options)
     try:
         if ask(env, "_max_episode_steps") is None:
             raise ValueError(
@@ -132,6 +126,17 @@ def ask_environment(
         )
     finally:
         env.close()
+
+
+def open_environment(name: str, options: dict[str, Any]) -> "tuple[str, gymnasium.Env]":
+    """The id behind a name, and the environment, built; see `ask_environment`."""
+    import gymnasium
+
+    from .. import envs  # noqa: F401  (registers ours)
+
+    short = {s.name.lower(): s.id for s in gymnasium.registry.values() if s.namespace == "lawm_hf"}
+    environment = short.get(name, name)
+    return environment, _make(environment, options, [*short, *gymnasium.registry])
 
 
 def _make(environment: str, options: dict[str, Any], known: list[str] | None = None) -> Any:

@@ -5,7 +5,6 @@ A plan crosses policies, ways of pretraining, benchmarks, demonstration counts a
 are those of the recipes; `config` names a YAML file that comes before them.
 """
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from ..writing.atomic import read_json, run_lock, write_text_atomic
 from ..writing.executors import Executor, Task
 from ..writing.text import printable_lines
+from .flags import check_flags, check_parts, check_variant, expand_grids, fill
 from .processes import ending_together, run_bound
 
 # File that exists once a stage has succeeded.
@@ -128,7 +128,7 @@ class Plan:
             end with finetuning, and somebody writes `episodes.jsonl` into its folder: a robot.
         pretrain: Flags of all pretraining.
         finetune: Flags of all finetuning; `{demos}`, `{seed}` and `{pretrained}` (the folder of the
-            run's pretraining) are filled in.
+            run's pretraining) are filled in, as they are in `evaluate`, and `{seed}` in `pretrain`.
         evaluate: Flags of all evaluation.
         demonstrations: Demonstration counts; 0 stands for all that the source has.
         seeds: Seeds; pretraining and finetuning share them.
@@ -146,21 +146,44 @@ class Plan:
     stages_dir: str
 
     def __post_init__(self):
+        """Refuse what means nothing.
+
+        Raises:
+            ValueError: With the closest thing that does.
+        """
+        for name in ("demonstrations", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):  # A run would count as two.
+                raise ValueError(f"`{name}` of a plan must differ, got {values}. Name each once.")
+        for name in ("pretrain", "finetune", "evaluate"):
+            check_flags(f"`{name}`", getattr(self, name))
+        for name, flags in self.pretraining.items():
+            check_variant(f"pretraining `{name}`", flags, self.demonstrations)
         for name, options in self.policies.items():
-            check_keys(f"Policy `{name}`", options, {"model", "pretrain", "finetune"})
+            check_parts(f"policy `{name}`", options, {"model", "pretrain", "finetune"})
         for name, options in self.benchmarks.items():
-            check_keys(f"Benchmark `{name}`", options, {"finetune", "evaluate"})
+            check_parts(f"benchmark `{name}`", options, {"finetune", "evaluate"})
 
     def runs(self) -> list[Run]:
-        """All runs, in order of demonstration counts: an interrupted experiment has whole cells."""
-        variants = _expand_grids(self.pretraining)
+        """All runs, in order of demonstration counts: an interrupted experiment has whole cells.
+
+        Raises:
+            ValueError: If there is none, or a flag of finetuning names what no run has.
+        """
+        variants = expand_grids(self.pretraining)
         grid = itertools.product(self.demonstrations, self.seeds, self.policies, self.benchmarks)
-        return [
+        runs = [
             self._run(policy, name, benchmark, demos, seed, variants[name])
             for demos, seed, policy, benchmark in grid
             for name in variants
             if demos in variants[name].get("demonstrations", self.demonstrations)
         ]
+        if not runs:
+            raise ValueError(
+                "A plan must have a run, got none: `pretraining`, `policies`, `benchmarks`, "
+                "`demonstrations` and `seeds` each need an entry. Scratch is `scratch: {}`."
+            )
+        return runs
 
     def _run(
         self, policy: str, name: str, benchmark: str, demos: int, seed: int, variant: dict[str, Any]
@@ -171,18 +194,17 @@ class Plan:
         first = None
         if own:
             flags = self.pretrain | model | options.get("pretrain", {}) | own | {"seed": seed}
-            first = self._stage("pretrain", flags)
+            first = self._stage("pretrain", fill(flags, {"seed": seed}))
         tune = self.finetune | options.get("finetune", {}) | task.get("finetune", {})
         folder = str(first.folder) if first else ""
         if first or "config" in tune:  # A configuration file may name another.
             tune["pretrained"] = folder
         tune |= ({} if first else model) | {"seed": seed} | variant.get("finetune", {})
         filled = {"demos": demos, "seed": seed, "pretrained": folder}
-        tune = {k: v.format(**filled) if isinstance(v, str) else v for k, v in tune.items()}
-        second = self._stage("finetune", tune, first)
+        second = self._stage("finetune", fill(tune, filled), first)
         third, test = None, task.get("evaluate", {})
         if test is not False:
-            test = self.evaluate | test | {"policy": str(second.folder)}
+            test = fill(self.evaluate | test, filled) | {"policy": str(second.folder)}
             third = self._stage("evaluate", test, second)
         stages = tuple(stage for stage in (first, second, third) if stage)
         return Run(policy, name, benchmark, demos, seed, stages)
@@ -193,34 +215,6 @@ class Plan:
             told.append(Path(flags["config"]).read_text())
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
         return Stage(recipe, flags, Path(self.stages_dir, f"{recipe}_{digest}"), needs)
-
-
-def _expand_grids(pretraining: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Variants with their `grid` multiplied out, named `"<variant>, <value>, ..."`."""
-    variants: dict[str, dict[str, Any]] = {}
-    for name, flags in pretraining.items():
-        axes = flags.get("grid", {})
-        rest = {k: v for k, v in flags.items() if k != "grid"}
-        named = [
-            list(values.items()) if isinstance(values, dict) else [(str(v), v) for v in values]
-            for values in axes.values()
-        ]
-        for chosen in itertools.product(*named):
-            title = ", ".join([name, *(value_name for value_name, _ in chosen)])
-            variants[title] = rest | dict(zip(axes, (value for _, value in chosen), strict=True))
-    return variants
-
-
-def check_keys(what: str, got: dict[str, Any], known: set[str]) -> None:
-    """Refuse a mapping of a plan with a key that means nothing.
-
-    Raises:
-        ValueError: With the closest key that does.
-    """
-    for key in got.keys() - known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(sorted(known))}."
-        raise ValueError(f"{what} has the unknown key `{key}`. {hint}")
 
 
 def run_stages(runs: list[Run], recipes: Path, executor: Executor) -> None:

@@ -123,7 +123,7 @@ def _pairs(matrices: dict[Cell, pd.DataFrame], reference: str) -> list[tuple[Cel
 
 def _comparisons(pairs: list[tuple[Cell, Comparison]], reference: str) -> str:
     if not pairs:
-        return f"Nothing to compare: no other pretraining beside `{reference}`."
+        return f"Nothing to compare: the table must have `{reference}` and another pretraining."
     p_values = [np.nan if c.p_seeds is None else c.p_seeds for _, c in pairs]
     lines = [
         "Difference in points on the same initial states. Its interval and *p (new seeds)* are of "

@@ -157,6 +157,13 @@ class PublishedRate:
     success_rate: float
     episodes: int
 
+    def __post_init__(self):
+        if not 0 <= self.success_rate <= 1 or self.episodes < 1:
+            raise ValueError(
+                f"A published rate must be in [0, 1], of 1 episode or more, got {self}. 94.2 % is "
+                "0.942."
+            )
+
     @property
     def successes(self) -> int:
         """Episodes that succeeded, to the nearest."""

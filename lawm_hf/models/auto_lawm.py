@@ -67,6 +67,15 @@ def is_address(name: str) -> bool:
     return not is_registered and ("/" in name or Path(name).is_dir())
 
 
+def is_policy_type(name: str) -> bool:
+    """Whether a name is a registered `model_type` of a policy."""
+    try:
+        find_config_class(name, LAWMPolicyConfig)
+    except ValueError:
+        return False
+    return True
+
+
 @contextmanager
 def _flag(name: str) -> Iterator[None]:
     """Whose value is wrong, in front of why it is."""
