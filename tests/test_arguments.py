@@ -21,7 +21,6 @@ from lawm_hf.arguments import (
     parse_json_options,
     run_command,
 )
-from lawm_hf.commands import flags_of
 from lawm_hf.data.spec import parse_spec
 from lawm_hf.plugins import import_recorded
 from lawm_hf.writing.text import get_logger
@@ -150,10 +149,6 @@ def test_a_variable_of_the_shell_that_is_not_set_is_no_value(argv, tmp_path, cap
 def test_none_on_the_command_line_takes_back_what_a_file_gives(tmp_path):
     (tmp_path / "run.yaml").write_text("options: '{\"x\": 1}'\n")
     assert parse_args(Args, [str(tmp_path / "run.yaml"), "--options", "none"]).options == ""
-
-
-def test_an_empty_instruction_is_one():
-    assert parse_args(flags_of("export"), ["FOLDER", "--tasks", "", "go"]).tasks == ["", "go"]
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,20 @@ def test_a_push_of_a_damaged_card_names_it_and_leaves_it_alone(policy_folder, mo
     assert "create_commit" not in dict(api.calls)
 
 
+def test_a_run_without_weights_or_whose_data_are_not_told_is_not_pushed(policy_folder, monkeypatch):
+    api = FakeApi()
+    args = policy_folder / "args.yaml"
+    for text in ("steps: 3\n", "source: 3\n", "sources: {a: b}\n", "sources: [1]\n"):
+        args.write_text(text)
+        with pytest.raises(ValueError, match=r"args\.yaml must say which data"):
+            push(monkeypatch, policy_folder, "me/x", api)
+    args.write_text("source: tabletop:reach\n")
+    (policy_folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="weights of a run that has ended"):
+        push(monkeypatch, policy_folder, "me/x", api)
+    assert not api.calls
+
+
 def test_an_evaluation_of_nothing_leaves_the_result_on_the_card(policy_folder):
     add_results(policy_folder, summary(3, 4), "tabletop", "reach", SETTINGS)
     before = (policy_folder / "README.md").read_text()

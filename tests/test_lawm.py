@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lawm_hf import (
     BakuConfig,
@@ -251,4 +252,24 @@ def test_weights_of_other_sizes_than_the_configuration_says_are_named(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chunk_size": 5}))
     with pytest.raises(ValueError, match=rf"weights in '{tmp_path}' must be of the sizes"):
+        LAWMPolicy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"model_type": ["lawm_baku"]}, {"dtype": "float12"}, None])
+def test_a_configuration_that_cannot_be_one_is_named(change, tmp_path):
+    make_policy("baku").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    text = json.dumps(json.loads(path.read_text()) | change) if change else "[" * 100_000
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"config.json of '{tmp_path}' must hold a"):
+        LAWMPolicy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool])
+def test_weights_that_were_saved_as_whole_numbers_are_refused(kind, tmp_path):
+    make_policy("baku").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    rounded = {name: tensor.to(kind) for name, tensor in load_file(path).items()}
+    save_file(rounded, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="must be saved as floating-point numbers"):
         LAWMPolicy.from_pretrained(tmp_path)

@@ -534,6 +534,9 @@ def test_augmentation_of_strength_zero_changes_nothing():
         ('{"state_stats": {"min": ["a"], "max": [1]}}', "processor_config.json of .*'a'"),
         ('{"image_size": "64"}', "processor_config.json of .*`image_size` must be a whole number"),
         ('{"image_std": [0, 1, 1]}', "processor_config.json of .*`image_std` must be 3 positive"),
+        ('{"text_encoder": 3}', "processor_config.json of .*`text_encoder` must be a text"),
+        ("[" * 100_000, "processor_config.json of .*recursion"),
+        ('{"action_stats": {"min": [1], "max": [-1]}}', "processor_config.json of .*below zero"),
         ('{"task_center": [1.0]}', "processor_config.json of .*`task_center` must be 512 finite"),
     ],
 )

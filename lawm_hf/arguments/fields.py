@@ -33,7 +33,6 @@ def arg(
     choices: Iterable[str] | None = None,
     positional: bool = False,
     is_json: bool = False,
-    may_be_empty: bool = False,
     group: str = "",
 ) -> Any:
     """A field of a command's dataclass.
@@ -47,12 +46,11 @@ def arg(
         choices: All texts that are allowed.
         positional: Given by place, not by `--name`.
         is_json: A JSON mapping; in YAML files a mapping.
-        may_be_empty: Whether an empty text that is typed is meant.
         group: Heading under which `--help` lists it: data, model, training, output and so on.
     """
     told: dict[str, Any] = {"help": help, "min": min, "above": above, "max": max}
     told |= {"choices": choices and tuple(choices), "is_json": is_json}
-    told |= {"positional": positional, "group": group, "may_be_empty": may_be_empty}
+    told |= {"positional": positional, "group": group}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=told)
     return dataclasses.field(default=default, metadata=told)

@@ -82,7 +82,7 @@ def _refuse_empty(argv: list[str], fields: dict[str, dataclasses.Field]) -> None
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
             value = value if equals else name
-        if value.strip() or (name in fields and fields[name].metadata["may_be_empty"]):
+        if value.strip():
             continue
         none = name in fields and default_of(fields[name]) == ""
         fail(

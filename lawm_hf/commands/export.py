@@ -14,9 +14,7 @@ class ExportArgs(CommandArgs):
     folder: str = arg(..., "folder or Hub repository of a finetuned policy", positional=True)
     onnx: bool = arg(False, "for onnxruntime; the only format so far, so it must be given")
     out: Path | None = arg(None, "file to write (default: policy.onnx in the folder)")
-    tasks: list[str] = arg(
-        [], "instructions whose embeddings the file is to carry", may_be_empty=True
-    )
+    tasks: list[str] = arg([], "instructions whose embeddings the file is to carry")
 
 
 def main(args: ExportArgs) -> Outcome:

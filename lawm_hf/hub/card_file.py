@@ -180,6 +180,7 @@ def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If the folder is not a run's.
+        ValueError: If its arguments do not say what the weights have seen.
     """
     if not (folder / "args.yaml").is_file():
         raise FileNotFoundError(
@@ -187,6 +188,12 @@ def run_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "`output_dir`."
         )
     args = read_yaml(folder / "args.yaml")
+    data = args.get("sources") or [args.get("source")]
+    if not (isinstance(data, list) and all(isinstance(spec, str) for spec in data)):
+        raise ValueError(
+            f"{folder / 'args.yaml'} must say which data the weights have seen, as text in "
+            f"`sources` or `source`, got {data!r:.100}. Their licence depends on it: restore it."
+        )
     return args, read_json(folder / "environment.json", dict)
 
 

@@ -61,11 +61,16 @@ def push_run(
     Raises:
         ValueError: If the repository's name is none, or it is public and must not be, or has a tag
             of that name.
-        OSError: If the Hub refuses, or cannot be reached.
+        OSError: If the Hub refuses, or cannot be reached; or the run has not ended.
     """
     check_repository(repository)
     folder = Path(folder)
     args, record = run_files(folder)
+    if not any([*(folder / part).glob("*.safetensors")] for part in PARTS):
+        raise FileNotFoundError(
+            f"A push takes the weights of a run that has ended, got none in {folder}. Let it end, "
+            "with --resume true if it was interrupted. Nothing was uploaded."
+        )
     licences = data_licences(args, record, saved_backbone(folder))
     api = hub.HfApi()  # looked up where a caller may have put his own
     with hub_errors(repository):

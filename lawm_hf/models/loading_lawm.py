@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from .configuration_lawm import StrictConfig, find_config_class
 from .modeling_outputs import LatentNorm
@@ -32,6 +33,8 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
         raw, _ = StrictConfig.get_config_dict(folder, **told)
         if not isinstance(raw, dict):
             raise TypeError(f"a {type(raw).__name__}")
+        if not isinstance(raw.get("model_type", ""), str):
+            raise TypeError(f"`model_type` is a {type(raw['model_type']).__name__}")
         if not raw:  # as transformers reads a folder without one
             is_part = told.get("subfolder") == "policy"
             raise FileNotFoundError(
@@ -41,7 +44,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
             )
     except OSError as error:
         raise not_found(folder, error) from error
-    except (TypeError, AttributeError) as error:  # as some transformers read a list
+    except (TypeError, AttributeError, RecursionError) as error:  # as some transformers read a list
         raise ValueError(
             f"config.json of {str(folder)!r} must hold a mapping, got something else ({error}). "
             "Fetch or save it again."
@@ -60,7 +63,7 @@ def load_config(folder: str | Path, base: type[StrictConfig], **hub: Any) -> Any
         ) from error
     try:
         return config_class.from_pretrained(folder, **hub)
-    except StrictDataclassError as error:  # says not where
+    except (StrictDataclassError, AttributeError) as error:  # says not where; of a `dtype`
         why = " ".join(str(error.__cause__ or error).split())
         raise ValueError(
             f"config.json of {str(folder)!r} must hold a `{config_class.__name__}`, got: {why} "
@@ -136,6 +139,7 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             if isinstance(module, LatentNorm):
                 module.reset()
         check_weights(model, str(folder))
+        check_saved_types(model, folder, {k: kwargs[k] for k in HUB_KEYS if k in kwargs})
         model.freeze_parts()
         return (model, info) if wants_info else model
 
@@ -165,3 +169,28 @@ def check_weights(model: nn.Module, origin: str) -> None:
                 f"Weights must be finite, got NaN or infinity in `{name}` of {origin!r}. Take an "
                 "earlier checkpoint; a lower learning rate keeps training finite."
             )
+
+
+def check_saved_types(model: nn.Module, folder: str | Path, hub: dict[str, Any]) -> None:
+    """Refuse weights that were saved as whole numbers: those of a fraction are zeros by now.
+
+    Raises:
+        ValueError: Naming the first such tensor.
+    """
+    file = cached_file(
+        folder,
+        "model.safetensors",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    if file is None:  # in shards
+        return
+    names = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    with safe_open(file, "pt") as saved:
+        for name in names.intersection(saved.keys()):
+            if (kind := saved.get_slice(name).get_dtype())[0] not in "FB" or kind == "BOOL":
+                raise ValueError(
+                    f"Weights must be saved as floating-point numbers, got {kind} in `{name}` of "
+                    f"{str(folder)!r}, which rounds them to zero. Save the model again."
+                )

@@ -69,7 +69,14 @@ class Normalizer:
             offset, scale = first, second
         else:
             offset, scale = (first + second) / 2, (second - first) / 2
-        is_constant = scale <= 1e-6 * offset.abs().clamp(min=1e-3)
+        least = 1e-6 * offset.abs().clamp(min=1e-3)
+        if (scale < -least).any():
+            raise ValueError(
+                f"`{self.name}_stats` must not have a range below zero, got "
+                f"{dict(zip(_NEEDED[self.mode], (first.tolist(), second.tolist()), strict=True))}. "
+                "Compute the statistics again."
+            )
+        is_constant = scale <= least
         self.constant_dimensions = is_constant.nonzero().flatten().tolist()
         if self.constant_dimensions:
             logger.info("Constant dimensions of the %s: %s", self.name, self.constant_dimensions)

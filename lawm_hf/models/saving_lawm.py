@@ -73,7 +73,7 @@ class SavedProcessor(SharedOnHub, ProcessorMixin):  # pyright: ignore[reportInco
             loaded: Any = super().from_pretrained(path, return_unused_kwargs=True, **kwargs)
         except OSError as error:
             raise not_found(path, error) from error
-        except (TypeError, AttributeError, ValueError) as error:  # says not where
+        except (TypeError, AttributeError, ValueError, RecursionError) as error:  # says not where
             raise ValueError(
                 f"processor_config.json of {path!r} must hold the settings of a `LAWMProcessor`, "
                 f"got: {error} Fetch or save it again."

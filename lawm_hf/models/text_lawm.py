@@ -63,6 +63,8 @@ class TaskEncoder:
     """
 
     def __init__(self, name: str, size: int | None = None):
+        if not isinstance(name, str):
+            raise ValueError(f"`text_encoder` must be a text, the name of a model, got {name!r}.")
         self.name = name
         self.size = size or (512 if name == HASHING else _text_model_width(name))
         if name == HASHING and self.size < 32:
