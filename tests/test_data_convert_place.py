@@ -8,6 +8,7 @@ from test_data_lerobot import add_rows, edit_info
 
 from lawm_hf.data import open_source
 from lawm_hf.data.convert import Conversion, write_lerobot, write_shards
+from lawm_hf.hub.data_set import describe_set
 
 HOW = Conversion(image_size=64)
 
@@ -66,3 +67,9 @@ def test_actions_of_a_varying_rate_are_refused_with_a_remedy(tmp_path):
     add_rows(root, timestamp=lambda episode, step: np.float32(times[step]))
     with pytest.raises(ValueError, match=r"its rate varies.*leave it out \(`,action=,state=`"):
         write_lerobot(open_source(f"lerobot:{root}"), tmp_path / "out", HOW)
+
+
+def test_a_card_that_is_there_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine")
+    describe_set(tmp_path, "folder:x")
+    assert (tmp_path / "README.md").read_text() == "# Mine"

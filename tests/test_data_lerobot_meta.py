@@ -93,6 +93,15 @@ def test_a_table_of_tasks_whose_column_is_unclear_is_named_and_not_guessed_from(
     assert "tasks.jsonl is not used" in caplog.text
 
 
+def test_rows_that_contradict_the_instruction_of_their_episode_are_named_once(tmp_path, caplog):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    add_rows(root, task_index=lambda episode, step: 0)
+    (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": TASKS[0]}))
+    check_windows(open_source(f"lerobot:{root}"), lambda episode, step: TASKS[0])
+    assert caplog.text.count("The rows of episode 1 say 'push the red cube', meta/ says 'open") == 1
+    assert caplog.text.count("the rows count") == 1
+
+
 @pytest.mark.parametrize("shape", [7, None, [6]])
 def test_a_shape_that_is_a_number_or_absent_or_wrong_is_read_or_told(tmp_path, shape):
     root = build_lerobot(tmp_path / "set", "v2.1", num_episodes=1)

@@ -358,7 +358,7 @@ def test_statistics_of_a_mixture_are_those_of_the_pooled_rows():
     ("spec", "error", "message"),
     [
         ("lerbot:x", ValueError, "Did you mean `lerobot`"),
-        ("ssv2:{ssv2},spilt=test", ValueError, "Did you mean `split`"),
+        ("{ssv2},spilt=test", ValueError, "Did you mean `split`"),
         ("lerobot:/no/such/folder", FileNotFoundError, "No folder /no/such/folder"),
         ("wds:{here}/*.tar", FileNotFoundError, r"No file matches \*\.tar in"),
         ("ssv2:{here}", FileNotFoundError, "something-something-v2-train.json"),
@@ -366,13 +366,16 @@ def test_statistics_of_a_mixture_are_those_of_the_pooled_rows():
         ("libero:{here}", FileNotFoundError, "hdf5"),
         ("folder:{here}", FileNotFoundError, "No video"),
         ("folder:,episodes=:3", ValueError, "without one"),
+        ("{ssv2},demonstrations=ten", ValueError, "must be a whole number, got 'ten'"),
+        ("{ssv2},fraction=10%", ValueError, "must be a number, got '10%'"),
+        ("{ssv2},unlabelled=yes", ValueError, "is drop or keep, got 'yes'"),
+        ("{ssv2},views=video+video", ValueError, r"once, got 'video\+video'"),
         ("{here}", ValueError, "Did you mean `folder:"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(specs, tmp_path, spec, error, message):
-    folder = specs["ssv2"].removeprefix("ssv2:")
     with pytest.raises(error, match=message):
-        open_source(spec.format(here=tmp_path, ssv2=folder))
+        open_source(spec.format(here=tmp_path, ssv2=specs["ssv2"]))
 
 
 def test_streaming_gives_a_datasets_stream_of_the_same_rows(specs):

@@ -257,6 +257,36 @@ def test_a_photograph_is_turned_by_its_header(tmp_path):
     assert np.abs(got - want).mean() < 6
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_frames_of_an_avi_that_are_stored_in_another_order_are_those_that_are_shown(
+    tmp_path, codec
+):
+    with av.open(str(tmp_path / "push_it.avi"), "w") as out:
+        stream = out.add_stream(codec, rate=10, options={"b": "2000000"})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 64, 96, "yuv420p", 8
+        stream.codec_context.max_b_frames = 2
+        for frame in stamped(3, 30):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    source = open_source(f"folder:{tmp_path}")
+    for wanted in (range(30), [21, 22], [4], [29], [0, 17]):
+        frames = source.decode(0, "video", np.array(wanted), 64, "squash")
+        assert [read_stamp(frame) for frame in frames] == [(3, t) for t in wanted]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_a_grey_picture_of_16_bits_is_scaled_and_one_of_other_numbers_refused(tmp_path, kind):
+    grey = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+    values = grey.astype(kind) * (257 if kind == np.uint16 else 1 << 20 if kind == np.int32 else 1)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    if kind == np.uint16:
+        got, want = decode_image(tmp_path / "a.tiff", 48, "squash"), np.stack([grey] * 3, axis=-1)
+        np.testing.assert_array_equal(got, decode_image(want, 48, "squash"))
+    else:
+        with pytest.raises(BadClipError, match="8 or 16 bits a channel"):
+            decode_image(tmp_path / "a.tiff", 48, "squash")
+
+
 @pytest.mark.parametrize("matrix", [1, 2, 4, 5, 6, 7, 9])  # as H.273 numbers them; 2: unknown
 @pytest.mark.parametrize("range_", [0, 1, 2])  # unknown, limited, full
 def test_colours_are_those_that_ffmpeg_shows(tmp_path, matrix, range_):

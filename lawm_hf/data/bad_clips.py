@@ -81,7 +81,8 @@ class BadClips:
     def too_many(self) -> RuntimeError:
         """The error that says so."""
         return RuntimeError(
-            f"{len(self.bad)} of {len(self.seen)} clips of {self.source.name} are bad, more than "
-            f"`max_bad_share` {self.max_share} allows. The last one, {list(self.bad.values())[-1]} "
+            f"{len(self.bad)} of {len(self.seen)} clips of {self.source.name} are bad"
+            + (f", more than `max_bad_share` {self.max_share} allows" if self.max_share < 1 else "")
+            + f". The last one, {list(self.bad.values())[-1]} "
             "(Mend those that are named, or leave them out by `,episodes=` or `,manifest=`.)"
         )

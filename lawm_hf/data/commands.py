@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .bad_clips import BadClips
+from .bad_clips import BadClipError, BadClips
 from .convert import Conversion, left_out, write_lerobot, write_shards
 from .formats.videos import VideoSource
 from .source import Source
@@ -65,10 +65,15 @@ def contact_sheet(source: Source) -> Image.Image:
     Raises:
         RuntimeError: If there is no sound one among them.
     """
+    if not source.features.cameras:
+        raise ValueError(f"{source.name} has no camera: it holds no pictures that could be seen.")
     rows, bad = [], BadClips(source, max_share=1.0)
     for clip in source.clips[:: max(1, len(source.clips) // _SHEET_CLIPS)][:_SHEET_CLIPS].tolist():
         with bad.skipped(clip):
-            wanted = np.linspace(0, source.length(clip) - 1, _SHEET_FRAMES).round().astype(int)
+            length = source.length(clip)
+            if not length:
+                raise BadClipError("no frames")
+            wanted = np.linspace(0, length - 1, _SHEET_FRAMES).round().astype(int)
             unique, places = np.unique(wanted, return_inverse=True)
             frames = source.decode(clip, source.features.cameras[0], unique, _SHEET_SIZE, "squash")
             rows.append(np.concatenate(frames[places].transpose(0, 2, 3, 1), axis=1))

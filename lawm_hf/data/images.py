@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from .bad_clips import regular
+from .bad_clips import BadClipError, regular
 from .source import Resize
 
 
@@ -32,6 +32,11 @@ def decode_image(data: bytes | Path | np.ndarray, size: int, resize: Resize) -> 
         image = Image.fromarray(data)
     else:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else regular(data))
+    if image.mode[0] in "IF":  # PIL would cut off whatever is above 255
+        values = np.asarray(image)
+        if image.mode[0] == "F" or not 0 <= values.min() <= values.max() < 1 << 16:
+            raise BadClipError(f"a picture of mode {image.mode}: 8 or 16 bits a channel are read")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     target = fitted_size(*image.size, size, resize)
     if isinstance(image, JpegImageFile):  # decodes at a fraction of its size, still twice ours
         image.draft("RGB", (2 * target[0], 2 * target[1]))

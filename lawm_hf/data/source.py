@@ -297,5 +297,6 @@ def pick_camera(wanted: str, cameras: Sequence[str]) -> str:
     """
     found = [c for c in cameras if c == wanted or c.rsplit(".", 1)[-1] == wanted]
     if len(found) != 1:
-        raise ValueError(f"No camera `{wanted}` among {', '.join(cameras) or 'none'}.")
+        what = "More than one" if found else "No"
+        raise ValueError(f"{what} camera `{wanted}` among {', '.join(cameras) or 'none'}.")
     return found[0]

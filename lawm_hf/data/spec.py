@@ -92,13 +92,18 @@ def open_source(spec: str) -> Source:
         if key not in own and "options" not in accepted:
             raise ValueError(_unknown(f"option of `{scheme}:`", key, [*own, *_COMMON]))
     views, unlabelled = common.pop("views", None), common.pop("unlabelled", "drop")
+    if unlabelled not in ("drop", "keep"):
+        raise ValueError(f"`unlabelled` is drop or keep, got {unlabelled!r} in {spec!r}.")
+    chosen = {k: _parse_option(k, v) for k, v in common.items()}
     source = opener(location, **options)
     if views is not None:
         cameras = tuple(pick_camera(v, source.features.cameras) for v in views.split("+"))
+        if len(set(cameras)) < len(cameras):
+            raise ValueError(f"`views` must name each camera once, got {views!r}.")
         source.features = replace(source.features, cameras=cameras)
     if unlabelled == "drop":
         _drop_unlabelled(source)
-    return source.select(**{k: _COMMON[k](v) for k, v in common.items()})
+    return source.select(**chosen)
 
 
 def register_scheme(name: str, opener: Callable[..., Source]) -> None:
@@ -148,6 +153,14 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
     if not location.strip() and scheme in _OF_FILES:  # it would be the current folder
         raise ValueError(f"A source is `{scheme}:LOCATION`, got {spec!r} without one. Name it.")
     return scheme, location, options
+
+
+def _parse_option(key: str, text: str) -> Any:
+    try:
+        return _COMMON[key](text)
+    except ValueError:
+        kind = "whole number" if _COMMON[key] is int else "number"
+        raise ValueError(f"`{key}` of a spec must be a {kind}, got {text!r}.") from None
 
 
 def _unknown(what: str, got: str, known: list[str]) -> str:

@@ -4,10 +4,10 @@
 PyAV decodes: its wheels need no library of the system.
 """
 
+import heapq
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,16 +21,11 @@ from av.video.stream import VideoStream
 from .bad_clips import regular
 from .images import crop_centre, fitted_size
 from .source import BadClipError, Resize
+from .video_holes import check_end, has_hole
 
 _LARGEST_GAP = 2.5  # between two frames of a sound video, in median intervals
 _MOST_PIXELS = 1 << 26  # of a frame: twice 8K
 _SEEK_FRAMES = 4  # frames decoded in the time a seek takes
-# An interrupted download leaves zeros, which VP9 decodes to garbage without a complaint. Sound
-# packets never begin or end with so many, and by codec never hold so many in a row: H.264 and HEVC
-# forbid three; arithmetic coding leaves up to 55 in AV1 and 22 in VP8 where much is predicted.
-_EDGE = bytes(16)
-_HOLES = {"h264": 16, "hevc": 16, "mpeg4": 16, "vp9": 128, "vp8": 512, "av1": 512}
-_EBML, _TAIL = b"\x1a\x45\xdf\xa3", 1 << 20  # how Matroska begins; how much of its end is looked at
 # Where a video's matrix is not BT.601, which libswscale takes by default: BT.709, FCC, BT.2020 (two
 # forms) and SMPTE 240M, by their numbers in H.273.
 _OTHER_MATRICES = {1, 4, 7, 9, 10}
@@ -67,6 +62,9 @@ class Video:
         self._turn: tuple[bool, slice, slice] | None = None  # known from the first frame on
         self._colours: dict[str, int] = {}
         self._frames: Iterator[av.VideoFrame] | None = None
+        # AVI knows no presentation times: those of H.264 and HEVC come in the order of decoding.
+        codec = self.stream.codec_context.codec.canonical_name
+        self._untimed = self.container.format.name == "avi" and codec in ("h264", "hevc")
         # Presentation time of the frame that was read last; None where the decoder may be anywhere.
         self._position: int | None = None
 
@@ -88,7 +86,7 @@ class Video:
         Raises:
             BadClipError: If there is no video, or frames or parts of them are missing.
         """
-        _check_end(self._file)
+        check_end(self._file)
         packets = []
         for packet in self.container.demux(self.stream):
             if packet.is_corrupt and packet.size:
@@ -100,6 +98,7 @@ class Video:
             raise BadClipError("no frames")
         times = np.array([p[0] for p in packets], np.int64)
         keyframes = np.sort(times[np.array([p[1] for p in packets])])
+        keyframes = keyframes[:1] if self._untimed else keyframes
         times = np.sort(times)
         steps = np.diff(times)
         # Demuxers step over damage in silence; frames are missing, and all later ones misnumbered.
@@ -151,7 +150,7 @@ class Video:
         """Begin to decode at a keyframe that is shown no later than `time`."""
         back = 0
         while True:
-            target = max(time - back, self._begin)
+            target = self._begin if self._untimed else max(time - back, self._begin)
             self.container.seek(target, stream=self.stream, backward=True)
             self._frames = self._decode()
             first = next((frame for frame in self._frames if frame.pts is not None), None)
@@ -167,11 +166,18 @@ class Video:
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         context, container = self.stream.codec_context, self.container.format.name
-        codec = context.codec.canonical_name
+        codec, waiting = context.codec.canonical_name, list[int]()
         for packet in self.container.demux(self.stream):
-            if _has_hole(bytes(packet), codec, container):
+            if has_hole(bytes(packet), codec, container):
                 raise BadClipError("a hole of zeros in the compressed video: fetch the file again")
-            yield from context.decode(packet)
+            if not self._untimed:
+                yield from context.decode(packet)
+                continue
+            if packet.pts is not None:
+                heapq.heappush(waiting, packet.pts)
+            for frame in context.decode(packet):  # in the order in which they are shown
+                frame.pts = heapq.heappop(waiting) if waiting else None
+                yield frame
 
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:
         """The frame nearest to a time."""
@@ -228,16 +234,6 @@ def _main_stream(container: InputContainer) -> VideoStream:
     return best
 
 
-def _has_hole(data: bytes, codec: str, container: str) -> bool:
-    if codec not in _HOLES or not data:
-        return False
-    if _EDGE not in data:
-        return not data.strip(b"\0")
-    if codec in ("h264", "hevc") and not container.startswith(("mov", "matroska")):
-        return bytes(512) in data  # other containers may pad between the units of a packet
-    return data.startswith(_EDGE) or data.endswith(_EDGE) or bytes(_HOLES[codec]) in data
-
-
 def _colours(frame: av.VideoFrame) -> dict[str, int]:
     """What `reformat` must be told of the frame's matrix and range."""
     found = {}
@@ -259,31 +255,6 @@ def _turn(frame: av.VideoFrame) -> tuple[bool, slice, slice]:
         if sorted((np.abs(x).tolist(), np.abs(y).tolist())) != [[0, 1], [1, 0]]:
             raise BadClipError(f"the video is turned by {frame.rotation} degrees")
     return x[0] == 0, slice(None, None, sum(y)), slice(None, None, sum(x))
-
-
-def _check_end(file: str | Path | BinaryIO) -> None:
-    """Refuse a Matroska or WebM file that ends in zeros, as an interrupted download leaves it.
-
-    Its demuxer steps over them, and what is left of the last frames has wrong times. Zeros that an
-    element `Void` announces are room that an editor has left.
-    """
-    with Path(file).open("rb") if isinstance(file, str | Path) else nullcontext(file) as data:
-        place = data.tell()  # an open demuxer may go on from there
-        data.seek(0)
-        begin, size = data.read(4), data.seek(0, 2)
-        data.seek(max(0, size - _TAIL))
-        tail = data.read(_TAIL)
-        data.seek(place)
-    last = len(tail.rstrip(b"\0")) - 1
-    if begin != _EBML or len(tail) - 1 - last < 16:
-        return
-    for at in range(max(0, last - 8), last + 1):
-        if tail[at] == 0xEC and at + 1 < len(tail):  # Void, and a number as EBML writes it
-            width = 9 - tail[at + 1].bit_length()
-            number = int.from_bytes(tail[at + 1 : at + 1 + width]) & ~(1 << (7 * width))
-            if at + 1 + width + number == len(tail):
-                return
-    raise BadClipError("the file ends in zeros, as an interrupted download does: fetch it again")
 
 
 def scan_video(file: str | Path | BinaryIO) -> Scan:

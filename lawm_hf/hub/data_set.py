@@ -56,7 +56,8 @@ def describe_set(folder: Path, spec: str) -> None:
     card += f"# {plain(source.partition(':')[0])}, converted by lawm_hf\n\n{told}\n"
     if _forbids(source):
         card += "Keep copies private. Weights trained on it should say so.\n"
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    if not (folder / "README.md").exists():  # it may be the user's by now
+        (folder / "README.md").write_text(card, encoding="utf-8")
     write_text_atomic(folder / ORIGIN_FILE, json.dumps({"source": source}) + "\n")
 
 

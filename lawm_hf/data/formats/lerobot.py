@@ -75,6 +75,7 @@ class LeRobotSource(Source):
             action_size=self.info.size(self._actions) // (self.chunk_size or 1),
         )
         self._masks = {c: m for c in self.features.cameras if (m := self.info.mask_of(c))}
+        self._is_told = False  # that rows and meta/ differ in an instruction
         self._num_rows: dict[str, Counter[str]] = {}  # of each video, by camera
         self.table = read_episodes(files, self.info, name)
         self.lengths = self.table.lengths
@@ -205,6 +206,10 @@ class LeRobotSource(Source):
             tasks = [
                 names.get(int(i), known[0] if known else "") for i in flat(table, "task_index")
             ]
+            if known and not set(known) & set(tasks) and not self._is_told:
+                told = "The rows of %s say %r, meta/ says %r: the rows count, here and elsewhere."
+                logger.warning(told, self.clip_name(clip), tasks[0], known[0])
+                self._is_told = True
         masks = [(c, mask) for c, mask in self._masks.items() if mask in table.column_names]
         actions = join(table, self._actions)
         if actions is not None and self.chunk_size:
