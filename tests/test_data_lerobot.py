@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_fixtures import TASKS, build_lerobot, encode, low_dim, read_stamp, stamped
 
-from lawm_hf.data import WindowSpec, load, open_source
+from lawm_hf.data import WindowSpec, load, make_loader, open_source
 
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 FRONT = "observation.images.front"
@@ -332,3 +332,33 @@ def test_statistics_that_are_none_are_computed_anew(tmp_path, spoil, caplog):
     again = open_source(f"lerobot:{root}").stats()["actions"]["std"]
     np.testing.assert_allclose(again, computed["actions"]["std"], rtol=1e-6)
     assert "are computed" in caplog.text
+
+
+def test_sets_that_name_the_same_cameras_in_another_order_are_mixed_only_in_the_one_asked_for(
+    tmp_path,
+):
+    a, b = (build_lerobot(tmp_path / name, "v2.1", num_episodes=2) for name in "ab")
+    features = json.loads((b / "meta/info.json").read_text())["features"]
+    edit_info(b, features=dict(reversed(features.items())))
+    specs = [f"lerobot:{a}", f"lerobot:{b}"]
+    with pytest.raises(ValueError, match="their views in one order"):
+        make_loader(specs, WindowSpec(image_size=64, image_views=1), 8)
+    window = WindowSpec(image_size=64, views=("front", "wrist"))
+    batch = next(iter(make_loader(specs, window, 8)))
+    assert {read_stamp(views[1])[0] // 100 for views in batch["images"]} == {1}
+    assert {read_stamp(views[0])[0] // 100 for views in batch["images"]} == {0}
+
+
+def test_a_clone_without_lfs_is_told_as_what_it_is(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v2.1", num_episodes=2)
+    note = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for path in [*root.rglob("*000000.parquet"), *root.rglob("*000001.mp4")]:
+        path.write_text(note)
+    source = open_source(f"lerobot:{root}")
+    with pytest.raises(ValueError, match=r"parquet is not here, only a note of Git LFS"):
+        source.low_dim(0)
+    with pytest.raises(ValueError, match=r"mp4 is not here, only a note of Git LFS"):
+        source.decode(1, FRONT, np.arange(2), 64, "squash")
+    (root / "meta/info.json").write_text(note)
+    with pytest.raises(ValueError, match=r"info\.json is not here, .*`git lfs pull`"):
+        open_source(f"lerobot:{root}")

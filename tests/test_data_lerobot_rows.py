@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_fixtures import build_lerobot, encode, read_stamp, stamped
-from test_data_lerobot import FRONT, add_rows, check_windows, edit_info
+from test_data_lerobot import EPISODES, FRONT, add_rows, check_windows, edit_info, rewrite
+from test_data_lerobot_meta import edit_episodes
 
 from lawm_hf.data import WindowSpec, load, open_source
 from lawm_hf.data.bad_clips import BadClipError
@@ -138,3 +139,28 @@ def test_statistics_that_contradict_themselves_are_computed_anew(tmp_path, caplo
         found = open_source(f"lerobot:{root}").stats()
     np.testing.assert_array_equal(found["actions"]["q01"], truth["actions"]["q01"])
     assert "its `q01` is larger than its `q99`" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_rows_that_were_cut_off_at_the_beginning_keep_their_pictures(tmp_path, version):
+    root = build_lerobot(tmp_path / "set", version)
+    add_rows(root, timestamp=lambda episode, step: np.float32(step / 10))
+    for path in (root / "data").rglob("*.parquet"):
+        rewrite(path, lambda f: f[f.timestamp > 0.25])
+    if version == "v3.0":
+        begin, end = (f"videos/{FRONT}/{which}_timestamp" for which in ("from", "to"))
+        cut = lambda f: {end: f[begin] + f.length / 10, "length": f.length - 3}  # noqa: E731
+        rewrite(root / EPISODES, lambda f: f.assign(**cut(f)))
+    else:
+        edit_episodes(root, lambda rows: [r | {"length": r["length"] - 3} for r in rows])
+    source = open_source(f"lerobot:{root}")
+    for clip in range(2):
+        frames = source.decode(clip, FRONT, np.arange(9), 64, "squash")
+        assert [read_stamp(frame) for frame in frames] == [(clip, t + 3) for t in range(9)]
+        assert source.low_dim(clip)[0][:9, 1].tolist() == [*range(3, 12)]
+
+
+def test_times_of_another_clock_say_nothing_of_the_video(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    add_rows(root, timestamp=lambda episode, step: 1.7e9 * (episode % 2) + 2 * episode + step / 10)
+    check_windows(open_source(f"lerobot:{root}"))

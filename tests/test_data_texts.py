@@ -86,6 +86,15 @@ def test_a_folder_that_is_a_link_is_named(tmp_path, scheme, caplog):
     assert f"in/part is a link to a folder, which is not followed: {tmp_path}/away" in caplog.text
 
 
+def test_what_lies_in_hidden_folders_is_no_clip_and_no_caption(tmp_path):
+    for folder in (".Trash-1000", ".cache"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".cache/metadata.csv").write_text("file_name,text\nx.mp4,go\n")
+    for name in ("pull it.mp4", ".Trash-1000/push it.mp4"):
+        encode(stamped(0, 8), str(tmp_path / name), 10)
+    assert tasks(open_source(f"folder:{tmp_path}")) == ["pull it"]
+
+
 @pytest.mark.parametrize("suffix", [".mpg", ".ts", ".flv", ".3gp"])
 def test_videos_of_older_kinds_are_not_left_out(tmp_path, suffix):
     kinds = {".mpg": "mpegts", ".ts": "mpegts", ".flv": "flv", ".3gp": "mp4"}

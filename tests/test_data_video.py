@@ -257,6 +257,20 @@ def test_a_photograph_is_turned_by_its_header(tmp_path):
     assert np.abs(got - want).mean() < 6
 
 
+def test_pixels_that_are_no_squares_are_cut_out_as_they_are_shown(tmp_path):
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:, 32:64] = 255  # of 192 columns that are shown, the middle 64
+    with av.open(str(tmp_path / "push_it.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(4):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+    got = open_source(f"folder:{tmp_path}").decode(0, "video", np.arange(1), 64, "crop")
+    assert got[..., 2:-2].min() > 200
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_frames_of_an_avi_that_are_stored_in_another_order_are_those_that_are_shown(
     tmp_path, codec

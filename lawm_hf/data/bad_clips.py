@@ -11,6 +11,12 @@ from ..writing.text import get_logger
 logger = get_logger(__name__)
 
 
+_POINTER_BYTES, _POINTER_BEGIN = 1024, b"version https://git-lfs"
+POINTER = (
+    "{} is not here, only a note of Git LFS about it: `git lfs pull`, or `hf download` the set"
+)
+
+
 class BadClipError(Exception):
     """A clip that cannot be used. It is skipped, counted and named; never replaced by zeros."""
 
@@ -23,7 +29,17 @@ def regular(path: Path) -> Path:
     """
     if not path.is_file():
         raise BadClipError(f"no file {path.name}")
+    if is_pointer(path):
+        raise BadClipError(POINTER.format(path.name))
     return path
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether Git LFS has left a note in the place of the file: a clone without `git lfs`."""
+    if path.stat().st_size > _POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER_BEGIN)) == _POINTER_BEGIN
 
 
 def too_many_bad(bad: int, seen: int, share: float = 0.05) -> bool:

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from ..writing.text import get_logger
+from .bad_clips import POINTER, is_pointer
 
 logger = get_logger(__name__)
 
@@ -61,6 +62,8 @@ class LocalFiles:
             found = inside(self.root, path)
             if not found.is_file():
                 raise FileNotFoundError(f"No file {path} in {self.root}.")
+            if is_pointer(found):
+                raise ValueError(POINTER.format(path))
             self._found[path] = found
         return self._found[path]
 

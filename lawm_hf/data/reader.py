@@ -280,6 +280,15 @@ def open_readers(
             f"Mixed sources need one number of views, got {found}. Choose with `views`, or in a "
             "spec with `views=a+b`."
         )
+    names = [[camera.rsplit(".", 1)[-1] for camera in s.features.cameras] for s in sources]
+    if window.views is None and any(
+        name != names[0] and sorted(name) == sorted(names[0]) for name in names
+    ):
+        found = "; ".join(f"{s.name}: {', '.join(s.features.cameras)}" for s in sources)
+        raise ValueError(
+            f"Mixed sources need their views in one order, got {found}. Give it with `views`, or "
+            "in the specs with `views=a+b`."
+        )
     if window.with_actions and len({s.features.action_size for s in sources}) > 1:
         sizes = [s.features.action_size for s in sources]
         raise ValueError(f"Mixed sources need actions of one size, got {sizes}.")

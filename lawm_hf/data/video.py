@@ -53,6 +53,7 @@ class Video:
         self.stream.codec_context.thread_count = 1
         self.keyframes = None if keyframes is None else keyframes.tolist()
         self.seek_beyond = 0  # a gap longer than this, in units of time_base, is worth a seek
+        self._pixel_aspect = float(self.stream.sample_aspect_ratio or 1)
         # One for all frames: each would set up a scaler of its own otherwise.
         self._reformatter = VideoReformatter()
         # A seek costs about as much as to decode so much more.
@@ -73,6 +74,11 @@ class Video:
         """Seconds per unit of presentation time."""
         assert self.stream.time_base is not None, "a demuxed video stream has a time base"
         return float(self.stream.time_base)
+
+    @property
+    def duration(self) -> float:
+        """Seconds that the container states; 0 if it does not."""
+        return (self.stream.duration or 0) * self.time_base
 
     def close(self) -> None:
         """Free the decoder."""
@@ -210,7 +216,8 @@ class Video:
         if self._turn is None:
             self._turn, self._colours = _turn(frame), _colours(frame)
         lying, rows, columns = self._turn
-        shown = (frame.height, frame.width) if lying else (frame.width, frame.height)
+        wide = round(frame.width * self._pixel_aspect)
+        shown = (frame.height, wide) if lying else (wide, frame.height)
         width, height = fitted_size(*shown, size, resize)
         target = (height, width) if lying else (width, height)
         scaled = self._reformatter.reformat(

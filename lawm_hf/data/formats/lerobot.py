@@ -8,7 +8,6 @@ own streaming reader takes the global index, https://github.com/huggingface/lero
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..statistics import LARGEST, STATISTICS, check_statistics, warn_of_outliers
 from ..text import printable
 from ..video import Video
 from .lerobot_info import Info, low_dim_keys, read_info
-from .lerobot_rows import RowFiles, flat, join, seconds
+from .lerobot_rows import EpisodeRows, RowFiles, flat, join, seconds
 from .lerobot_table import read_episodes
 
 logger = get_logger(__name__)
@@ -130,16 +129,15 @@ class LeRobotSource(Source):
     def times(self, clip: int) -> np.ndarray | None:
         """See `Source.times`: what the rows say, if it is not the rate of `info.json`."""
         seconds = self._episode(clip).seconds
-        if seconds is None or self._is_steady(seconds):
-            return None
-        return seconds
+        return None if seconds is None or self._is_steady(seconds) else seconds - seconds[0]
 
     def _is_steady(self, seconds: np.ndarray) -> bool:
-        return bool((np.abs(seconds * self.info.fps - np.arange(len(seconds))) < 0.5).all())
+        frames = (seconds - seconds[0]) * self.info.fps
+        return bool((np.abs(frames - np.arange(len(frames))) < 0.5).all())
 
     def cameras_of(self, clip: int) -> tuple[str, ...]:
         """Cameras that have a video, and are not padded anywhere in the episode."""
-        absent = {c for c, (paths, _) in self.table.videos.items() if not paths[clip]}
+        absent = {c for c, (paths, *_) in self.table.videos.items() if not paths[clip]}
         if self._masks:
             absent |= self._episode(clip).padded
         return tuple(c for c in self.features.cameras if c not in absent)
@@ -152,10 +150,13 @@ class LeRobotSource(Source):
             episode = self._episode(clip)
             pictures = self.rows.pictures(episode.path, camera, episode.rows[indices])
             return np.stack([decode_image(picture, size, resize) for picture in pictures])
-        path, begin = self.table.videos[camera][0][clip], self.table.videos[camera][1][clip]
-        own = self._episode(clip).seconds
-        seconds = begin + (indices / self.info.fps if own is None else own[indices])
+        path, begin, end = (values[clip] for values in self.table.videos[camera])
         video = self._videos_open.get(path, lambda: Video(self.store.fetch(path)))
+        own = self._episode(clip).seconds
+        if own is not None and own[0] * self.info.fps >= 0.5:
+            length = end - begin if self.info.version == "v3.0" else video.duration
+            own = own if own[-1] < length else None  # times of another clock, not of the video
+        seconds = begin + (indices / self.info.fps if own is None else own[indices])
         if own is None or self._is_steady(own):
             self._check_rate(video, camera, path)
         try:
@@ -192,10 +193,10 @@ class LeRobotSource(Source):
 
     # The rows of an episode --------------------------------------------------------------------
 
-    def _episode(self, clip: int) -> "_Episode":
+    def _episode(self, clip: int) -> EpisodeRows:
         return self._episodes.get(clip, lambda: self._read_episode(clip))
 
-    def _read_episode(self, clip: int) -> "_Episode":
+    def _read_episode(self, clip: int) -> EpisodeRows:
         length = int(self.table.lengths[clip])
         path, table, rows = self.rows.find(int(self.table.ids[clip]), self.table.data_paths[clip])
         if len(table) != length:
@@ -217,7 +218,7 @@ class LeRobotSource(Source):
         if actions is not None and self.gripper is not None:
             offset, factor = GRIPPERS[self.gripper]
             actions[..., -1] = offset + factor * actions[..., -1]
-        return _Episode(
+        return EpisodeRows(
             path,
             rows,
             join(table, self._state),
@@ -273,21 +274,3 @@ class LeRobotSource(Source):
         if [len(part) for part in parts] != sizes or not (np.abs(values) < LARGEST).all():
             raise ValueError(f"meta/stats.json has no sound `{name}` of {', '.join(keys)}")
         return values
-
-
-@dataclass
-class _Episode:
-    """What the rows of an episode say."""
-
-    path: str
-    rows: np.ndarray
-    state: np.ndarray | None
-    actions: np.ndarray | None
-    tasks: list[str] | None
-    seconds: np.ndarray | None
-    padded: set[str]
-
-    @property
-    def nbytes(self) -> int:
-        arrays = (self.rows, self.state, self.actions, self.seconds)
-        return sum(a.nbytes for a in arrays if a is not None) + 8 * len(self.tasks or ())

@@ -36,6 +36,25 @@ class _Rows:
     order: np.ndarray
 
 
+@dataclass
+class EpisodeRows:
+    """What the rows of an episode say."""
+
+    path: str
+    rows: np.ndarray
+    state: np.ndarray | None
+    actions: np.ndarray | None
+    tasks: list[str] | None
+    seconds: np.ndarray | None
+    padded: set[str]
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        arrays = (self.rows, self.state, self.actions, self.seconds)
+        return sum(a.nbytes for a in arrays if a is not None) + 8 * len(self.tasks or ())
+
+
 class RowFiles:
     """The parquet files below `data/`.
 
@@ -162,13 +181,15 @@ class RowFiles:
 
 
 def seconds(table: pa.Table, fps: float) -> np.ndarray | None:
-    """When each frame was taken, if the rows tell: from 0 and ever later, in seconds."""
+    """When each frame was taken, in seconds, if the rows tell; from 0, if none was cut off."""
     if "timestamp" not in table.column_names or not len(table):
         return None
     seconds = flat(table, "timestamp").astype(float)
-    told = np.isfinite(seconds).all() and abs(seconds[0]) * fps < 0.5
     steps = np.diff(seconds) * fps
-    told = told and (steps > 0).all() and (not len(steps) or np.median(steps) < _OTHER_UNIT)
+    told = np.isfinite(seconds).all() and seconds[0] * fps > -0.5 and (steps > 0).all()
+    told = told and (not len(steps) or np.median(steps) < _OTHER_UNIT)
+    if told and seconds[0] * fps >= 0.5:  # rows were cut off, if these are frames of the video
+        told = (np.abs(seconds * fps - np.round(seconds * fps)) < 0.1).all()
     return seconds if told else None
 
 

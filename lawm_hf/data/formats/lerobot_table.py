@@ -33,7 +33,7 @@ class Episodes:
         names: Instruction by `task_index`.
         data_paths: Where each one's rows should lie.
         videos: For each camera the path of each episode's video (empty if it has none), and the
-            second at which the episode begins in it.
+            seconds at which the episode begins and, if `meta` tells, ends in it.
     """
 
     ids: np.ndarray
@@ -41,7 +41,7 @@ class Episodes:
     tasks: list[tuple[str, ...]]
     names: dict[int, str]
     data_paths: list[str]
-    videos: dict[str, tuple[list[str], np.ndarray]]
+    videos: dict[str, tuple[list[str], np.ndarray, np.ndarray]]
 
 
 def read_episodes(files: LocalFiles, info: Info, name: str) -> Episodes:
@@ -98,17 +98,15 @@ def _episodes(rows: list[dict[str, Any]], names: dict[int, str], info: Info, nam
             **{k: int(v or 0) for k, v in place.items()},
         )
 
+    def seconds(camera: str, which: str) -> np.ndarray:
+        found = [row.get(f"videos/{camera}/{which}_timestamp") or 0 for row in rows]
+        return np.nan_to_num(np.array(found, float))
+
+    cameras = [c for c in info.cameras() if info.is_video(c)]
     videos = {
-        c: (
-            [path(row, c) for row in rows],
-            np.nan_to_num(
-                np.array([row.get(f"videos/{c}/from_timestamp") or 0 for row in rows], float)
-            ),
-        )
-        for c in info.cameras()
-        if info.is_video(c)
+        c: ([path(row, c) for row in rows], seconds(c, "from"), seconds(c, "to")) for c in cameras
     }
-    for camera, (paths, begins) in videos.items():
+    for camera, (paths, begins, _) in videos.items():
         _check_places(paths, begins, lengths / info.fps, f"videos/{camera} in meta/ of {name}")
     return Episodes(
         ids=np.array([int(row["episode_index"]) for row in rows]),

@@ -168,8 +168,9 @@ class FolderSource(VideoSource):
 
     def __init__(self, root: str | Path, captions: str | None = None):
         self.root = LocalFiles(root).root
-        # Hidden are what an archiver of another system, or a download, leaves beside a video.
-        files = [p.relative_to(self.root) for p in files_below(self.root) if p.name[:1] != "."]
+        # Hidden are what an archiver of another system, a download or a bin leaves beside a video.
+        files = [p.relative_to(self.root) for p in files_below(self.root)]
+        files = [p for p in files if not _is_hidden(p)]
         self.paths = sorted(p.as_posix() for p in files if p.suffix.lower() in VIDEO_SUFFIXES)
         texts = sorted(p for p in files if p.suffix.lower() in _TEXTS)
         if not self.paths:
@@ -210,6 +211,8 @@ class FolderSource(VideoSource):
         else:
             names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
             files = [p for name in names for p in self.root.rglob(name)]
+            if not captions:
+                files = [p for p in files if not _is_hidden(p.relative_to(self.root))]
         files = sorted(p.absolute() for p in files if p.is_file())
         if captions and not files:
             raise FileNotFoundError(f"No captions {captions} in {self.root}.")
@@ -262,6 +265,10 @@ def _read_captions(path: Path) -> list[tuple[str, str]]:
         f"{path} must be UTF-8 with `file_name` and `text` in each row, divided by commas if it is "
         f'a csv, and a text with commas in "quotes", got {problem}. Save it so.'
     )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _same(path: str | Path) -> str:
