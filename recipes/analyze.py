@@ -42,6 +42,10 @@ def main(args: AnalyzeArgs) -> Outcome:
             f"world_model/ and processor/ in it, got {str(folder)!r}. Pass the `output_dir` of "
             "recipes/pretrain.py; a supervised run has no world model."
         )
+    if (output / "args.yaml").exists():  # Their pictures have the same names.
+        raise ValueError(
+            f"`output_dir` must not be the folder of a run, got {str(output)!r}. Choose another."
+        )
     import_recorded(folder)
     run = read_yaml(folder / "args.yaml")
     model = LAWMForPretraining.from_pretrained(folder)

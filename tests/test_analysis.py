@@ -176,6 +176,21 @@ def test_a_world_model_that_ignores_the_latents_is_found_out():
     assert "ALARM" in str(health)
 
 
+@pytest.mark.parametrize("number", [2, 5, 10])
+def test_few_clips_of_a_healthy_pair_raise_no_alarm_and_are_not_called_proof(number):
+    for seed in range(8):
+        clips = toy_clips(number, seed)
+        health = latent_health(toy_policy("trained"), ToyWorldModel(), clips, seed=seed)
+        assert health.alarms() == []
+        assert "OK" not in str(health)
+        assert f"{number} clips tell little: hold out 20" in str(health)
+
+
+def test_few_clips_show_a_world_model_that_ignores_the_latents():
+    health = latent_health(toy_policy("trained"), ToyWorldModel(gain=0.0), toy_clips(4, 0))
+    assert any("ignores the latents" in alarm for alarm in health.alarms())
+
+
 def test_collapsed_and_saturated_latents_are_found_out():
     collapsed = latent_health(toy_policy("collapsed"), ToyWorldModel(), toy_clips(60, 0))
     assert any("collapsed" in alarm for alarm in collapsed.alarms())

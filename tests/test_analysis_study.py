@@ -178,6 +178,9 @@ def test_effects_split_the_variance_between_image_and_instruction():
         pytest.approx(1, abs=0.1),
         pytest.approx(0, abs=1e-9),
     )
+    few = [toy_clips(3, seed) for seed in range(50)]
+    shares = [input_effects(policy, clips, latents_of(policy, clips))[0] for clips in few]
+    assert np.mean(shares) == pytest.approx(1, abs=0.1)  # of three clips, too
 
 
 def test_neighbours_are_of_other_episodes_and_the_most_alike(rng):

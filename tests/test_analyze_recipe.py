@@ -52,3 +52,11 @@ def test_a_run_is_analysed_on_video_without_actions(pretrained, tmp_path):
 def test_a_folder_that_is_no_pretraining_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="world_model/"):
         analyze(pretrained=tmp_path, output_dir=tmp_path / "out")
+
+
+def test_an_analysis_does_not_write_over_the_pictures_of_a_run(pretrained):
+    before = (pretrained / "args.yaml").read_bytes()
+    with pytest.raises(ValueError, match="must not be the folder of a run"):
+        analyze(pretrained=pretrained, output_dir=pretrained)
+    assert (pretrained / "args.yaml").read_bytes() == before
+    assert not (pretrained / "report.md").exists()

@@ -41,7 +41,7 @@ def input_effects(
             crossed.append(policy(**observation(changed, policy.device)).actions.float().cpu())
             position += size
     own, mixed = latents.double().flatten(1), torch.cat(crossed).double().flatten(1)  # (M, N*A)
-    variance = own.var(0, correction=0).sum().item()
+    variance = own.var(0).sum().item()  # that of a pair, in expectation
     if variance < 1e-12:
         return 0.0, 0.0
     image = (mixed - own[partners]).square().sum(1).mean().item() / (2 * variance)
