@@ -197,8 +197,9 @@ STATE = ["progress.json", "data_position_0.json", "model.safetensors", "optimize
 def test_a_damaged_checkpoint_is_named_or_the_one_before_is_taken(run, name, damage, caplog):
     newest = run / "step_000002"
     older = shutil.copytree(newest, run / "step_000001")
+    tell(older, step=1)
     damage(newest / name)
-    assert train(run, 3, resume=True).first == 2  # as the copy says
+    assert train(run, 3, resume=True).first == 1
     assert name in caplog.text
     assert [f.name for f in find_checkpoints(run)] == ["step_000003"]
     assert not older.exists()
@@ -206,6 +207,33 @@ def test_a_damaged_checkpoint_is_named_or_the_one_before_is_taken(run, name, dam
     damage(run / "step_000003" / name)
     with pytest.raises(ValueError, match=rf"step_000003/{name}.*--overwrite"):
         train(run, 4, resume=True)
+
+
+def tell(checkpoint: Path, **progress):
+    path = checkpoint / "progress.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | progress))
+
+
+@pytest.mark.parametrize("wrong", [{"step": 3}, {"step": "2"}, {"step": 2.0}, {"files": [1]}])
+def test_a_checkpoint_of_another_update_than_its_name_says_is_not_gone_on_with(run, wrong):
+    tell(run / "step_000002", **wrong)
+    with pytest.raises(ValueError, match=r"progress\.json is not what was written.*--overwrite"):
+        train(run, 4, resume=True)
+
+
+def test_a_position_in_other_data_is_named(run, monkeypatch):
+    tell(run / "step_000002", files={})  # of an earlier version
+    (run / "step_000002/data_position_0.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"data_position_0\.json must hold .*--overwrite"):
+        train(run, 4, resume=True)
+
+
+def test_a_checkpoint_on_another_disk_is_unlinked_and_stays_there(run, tmp_path):
+    kept = (run / "step_000002").rename(tmp_path / "elsewhere")
+    (run / "step_000002").symlink_to(kept)
+    assert train(run, 4, resume=True).first == 2
+    assert [f.name for f in find_checkpoints(run)] == ["step_000004"]
+    assert (kept / "progress.json").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -6,6 +6,7 @@ import re
 import shutil
 import zlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -113,7 +114,7 @@ def load_checkpoint(
     rates = [{k: group[k] for k in ("initial_lr", "weight_decay")} for group in groups]
     try:
         accelerator.load_state(str(folder))
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, UnpicklingError) as error:
         raise ValueError(
             f"The state in {folder} must fit the models and the optimiser of this run, got: "
             f"{error}. Parameters that learned at one rate must go on with one, and all else as "
@@ -133,7 +134,13 @@ def load_checkpoint(
             random_states,
         )
     position = read_json(folder / "data_position_0.json", dict)  # the same for all processes
-    loader.load_state_dict(position, next_epoch=args.next_epoch)
+    try:
+        loader.load_state_dict(position, next_epoch=args.next_epoch)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / 'data_position_0.json'} must hold a position in the data of this run, got "
+            f"another ({error!r}). Restore it, or start again with --overwrite true."
+        ) from error
     accelerator.print(f"Resumed from {folder.name}.", *changed, sep="\n")
     return progress["step"]
 
@@ -148,7 +155,15 @@ def find_checkpoints(output_dir: str | Path) -> list[Path]:
 def _remove_others(kept: Path) -> None:
     for folder in find_checkpoints(kept.parent):
         if folder != kept:
-            shutil.rmtree(folder)
+            remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a checkpoint; of a link, not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _newest_sound(output_dir: str | Path) -> Path | None:
@@ -169,9 +184,10 @@ def _damage(folder: Path) -> str:
     """Why a checkpoint cannot be resumed from; empty if it can."""
     try:
         progress = read_json(folder / "progress.json", dict)
-        if not {"step", "num_processes"} <= progress.keys():
-            return f"{folder / 'progress.json'} is incomplete"
-        for name, checksum in progress.get("files", {}).items():
+        step, files = progress.get("step"), progress.get("files", {})
+        if type(step) is not int or step != int(folder.name[5:]) or not isinstance(files, dict):
+            return f"{folder / 'progress.json'} is not what was written"
+        for name, checksum in files.items():
             # A run can go on without its random states, if not bit for bit.
             if not name.startswith("random_states") and _checksum(folder / name) != checksum:
                 return f"{folder / name} is not what was written"

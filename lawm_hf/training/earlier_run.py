@@ -12,7 +12,7 @@ from ..hub.licences import parents
 from ..hub.push import PARTS
 from ..writing.atomic import set_aside, sync_folder
 from .args import TrainingArgs, changed_arguments
-from .checkpoints import find_checkpoints
+from .checkpoints import find_checkpoints, remove_folder
 
 # What loads as a model or a processor, or tells of one.
 _MODELS = ("*.safetensors", "*.safetensors.index.json", "policy.onnx", "config.json")
@@ -78,7 +78,7 @@ def remove_run(output_dir: str | Path) -> None:
         checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.partial"))
     sync_folder(folder)
     for left in folder.glob(".step_*.partial"):
-        shutil.rmtree(left)
+        remove_folder(left)
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
