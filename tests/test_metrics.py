@@ -48,6 +48,12 @@ def test_no_episodes_say_nothing():
     assert metrics.load("success_rate").compute(predictions=[])["interval_95"] == [0, 1]
 
 
+@pytest.mark.parametrize("wrong", [0.5, 2, -1, float("nan"), "no"])
+def test_what_is_neither_success_nor_failure_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"true or false|could not convert"):
+        metrics.load("success_rate").compute(predictions=[wrong, wrong])
+
+
 def test_tasks_that_do_not_match_the_episodes_are_refused():
     with pytest.raises(ValueError, match="1 names for 2 episodes"):
         metrics.load("success_rate").compute(predictions=[True, False], tasks=["a"])
@@ -76,6 +82,28 @@ def test_latent_cca_finds_the_related_directions_and_no_others():
 def test_latent_cca_refuses_to_judge_where_it_was_fitted():
     with pytest.raises(ValueError, match="fit_predictions"):
         metrics.load("latent_cca").compute(predictions=[[0.0]], references=[[0.0]])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "match"),
+    [
+        ("predictions", lambda rows: rows * np.nan, "finite numbers"),
+        ("fit_references", lambda rows: rows + np.inf, "finite numbers"),
+        ("fit_predictions", lambda rows: rows * 0, "must vary"),
+        ("fit_references", lambda rows: rows[:100], "as many rows, got"),
+        ("predictions", lambda rows: rows[:, :2], "one width, got"),
+        ("predictions", lambda rows: rows[:1], "two or more rows"),
+    ],
+)
+def test_latent_cca_refuses_rows_that_say_nothing(part, change, match):
+    mixing = np.random.default_rng(0).normal(size=(5, 3))
+    (z, y), (z_fit, y_fit) = clips(1, mixing), clips(2, mixing)
+    rows = {"predictions": z, "references": y, "fit_predictions": z_fit, "fit_references": y_fit}
+    rows[part] = change(rows[part])
+    if part == "predictions":  # `evaluate` itself compares the numbers of these two.
+        rows["references"] = rows["references"][: len(rows[part])]
+    with pytest.raises(ValueError, match=match):
+        metrics.load("latent_cca").compute(**rows)
 
 
 def test_an_unknown_metric_is_named():

@@ -31,6 +31,35 @@ def held_out_cca(
     return [_correlation(a, b) for a, b in zip(z_parts.T, y_parts.T, strict=True)]
 
 
+def check_rows(rows: dict[str, Array]) -> None:
+    """Refuse rows `(M, P)` and `(M, Q)` whose correlations would mean nothing.
+
+    Args:
+        rows: By name: two to fit on, then two to judge on.
+
+    Raises:
+        ValueError: If there are fewer than two, or they do not pair, are not finite, or do not
+            vary where it is fitted.
+    """
+    names = [*rows]
+    for name in names:
+        if rows[name].ndim != 2 or len(rows[name]) < 2 or not np.isfinite(rows[name]).all():
+            raise ValueError(
+                f"`{name}` must be two or more rows of finite numbers, got {rows[name].shape}. "
+                "Leave out clips that are not."
+            )
+    for one, other, axis in ((0, 1, 0), (2, 3, 0), (0, 2, 1), (1, 3, 1)):
+        a, b = rows[names[one]].shape, rows[names[other]].shape
+        if a[axis] != b[axis]:
+            what = "as many rows" if axis == 0 else "rows of one width"
+            raise ValueError(
+                f"`{names[one]}` and `{names[other]}` must have {what}, got {a} and {b}."
+            )
+    for name in names[:2]:
+        if not rows[name].std(0).any():
+            raise ValueError(f"`{name}` must vary, got one row {len(rows[name])} times.")
+
+
 def _inverse_root(covariance: Array, regularization: float) -> Array:
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0) + regularization * values.max() + 1e-12

@@ -7,7 +7,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .cca import held_out_cca
+from .cca import check_rows, held_out_cca
 
 _DESCRIPTION = (
     "Canonical correlations of latent actions and true actions, fitted on some clips and taken on "
@@ -59,8 +59,8 @@ class LatentCCA(evaluate.Metric):
                 "`fit_predictions` and `fit_references` must be rows of other clips: correlations "
                 "taken where they were fitted flatter any latent. Split your clips, and pass both."
             )
-        z_fit, y_fit, z, y = (
-            np.asarray(rows, dtype=np.float64)
-            for rows in (fit_predictions, fit_references, predictions, references)
-        )
-        return {"canonical_correlations": held_out_cca(z_fit, y_fit, z, y, regularization)}
+        told = {"fit_predictions": fit_predictions, "fit_references": fit_references}
+        told |= {"predictions": predictions, "references": references}
+        rows = {name: np.asarray(value, dtype=np.float64) for name, value in told.items()}
+        check_rows(rows)
+        return {"canonical_correlations": held_out_cca(*rows.values(), regularization)}

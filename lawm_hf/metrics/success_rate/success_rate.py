@@ -41,7 +41,8 @@ class SuccessRate(evaluate.Metric):
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": datasets.Value("bool")}),
+            # Not bool, which would take any number or word for true.
+            features=datasets.Features({"predictions": datasets.Value("float64")}),
         )
 
     def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]

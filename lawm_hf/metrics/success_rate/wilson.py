@@ -25,7 +25,17 @@ def success_rates(
     Args:
         predictions: For each episode, whether it succeeded.
         tasks: For each episode, the name of its task; for rates by task.
+
+    Raises:
+        ValueError: If a prediction is neither true nor false, or tasks are not one for each.
     """
+    wrong = [value for value in predictions if value not in (0, 1)]
+    if wrong:  # A reward, say, which would count as success.
+        raise ValueError(
+            f"`predictions` must each be true or false, 1 or 0, got {wrong[0]!r}. Compare rewards "
+            "with what counts as success."
+        )
+    predictions = [bool(value) for value in predictions]
     result = _rate(predictions)
     if tasks is None:
         return result
