@@ -256,6 +256,16 @@ class PolicyContract:
 class OwnPolicyContract(PolicyContract):
     """A policy of this package also carries its code in its folder."""
 
+    @pytest.mark.parametrize("name", ["actions", "action_is_pad"])
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_targets_that_would_be_repeated_to_fit_are_refused(self, name, axis):
+        policy = self.policy()
+        inputs = make_inputs(policy.config)
+        if axis < inputs[name].dim():
+            inputs[name] = inputs[name].narrow(axis, 0, 1)
+            with pytest.raises(ValueError, match=f"`{name}` must .* got .*1"):
+                self.run(policy, inputs)
+
     def test_a_saved_policy_loads_where_this_package_is_not_installed(self, tmp_path):
         policy = self.policy()
         policy.save_pretrained(tmp_path)

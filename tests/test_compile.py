@@ -67,7 +67,9 @@ def assert_one_graph(model: torch.nn.Module, batch: dict[str, Tensor]) -> None:
         loss.backward()
         grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         results.append((loss, torch.cat(grads)))
-    torch.testing.assert_close(results[1], results[0])
+    # Compiled, the scan of the RSSM adds in another order: close as measured by the largest.
+    largest = results[0][1].abs().max().item()
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5 * max(1, largest))
 
 
 @pytest.mark.parametrize("name", POLICIES)

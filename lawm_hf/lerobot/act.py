@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from ..models import LAWMPolicy, LAWMPolicyConfig, LAWMProcessor
-from ..models.modeling_outputs import PolicyOutput, masked_mean
+from ..models.modeling_outputs import PolicyOutput, check_targets, masked_mean
 from .task_embedding import TaskEmbeddingStep
 
 
@@ -130,6 +130,7 @@ class LeRobotActPolicy(LAWMPolicy):
         chunk = self.bound(chunk)
         if actions is None:
             return PolicyOutput(actions=chunk)
+        check_targets(actions, action_is_pad, chunk.shape)
         action_loss = F.l1_loss(chunk, actions, reduction="none").mean(-1)
         return PolicyOutput(
             loss=masked_mean(action_loss, action_is_pad), actions=chunk, action_loss=action_loss

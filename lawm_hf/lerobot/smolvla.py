@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 
 from ..models import LAWMPolicy, LAWMPolicyConfig
-from ..models.modeling_outputs import PolicyOutput, masked_mean
+from ..models.modeling_outputs import PolicyOutput, check_targets, masked_mean
 from . import act
 
 
@@ -139,6 +139,8 @@ class LeRobotSmolVlaPolicy(LAWMPolicy):
         if actions is None:
             start = self.latent_start.expand(len(pixel_values), -1, -1)
             return PolicyOutput(actions=self.bound(self._sample(inputs, start, latent=True)))
+        size = (len(pixel_values), self.config.chunk_size, self.config.action_size)
+        check_targets(actions, action_is_pad, size)
         empty = self.smolvla.max_action_dim - self.config.action_size
         error = self.vla(*inputs, F.pad(actions, (0, empty)))
         action_loss = error[..., : self.config.action_size].mean(-1)  # (B, N)

@@ -45,10 +45,12 @@ def check_images(images: Tensor, name: str, layout: str) -> None:
             "Add the missing axes with `unsqueeze`, or stack the batch."
         )
     if images.shape[-3] != 3:
-        last = "The channels seem to come last: " if images.shape[-1] == 3 else ""
+        remedy = "Drop alpha, or repeat grey three times."
+        if images.shape[-1] == 3:
+            remedy = "The channels seem to come last: use `images.movedim(-1, -3)`."
         raise ValueError(
             f"`{name}` must be RGB with channels first, {axes} with C = 3, got shape "
-            f"{tuple(images.shape)}. {last}use `images.movedim(-1, -3)`."
+            f"{tuple(images.shape)}. {remedy}"
         )
     if images.dtype == torch.uint8:
         return

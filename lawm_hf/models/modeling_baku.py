@@ -23,7 +23,7 @@ from .configuration_baku import BakuConfig
 from .inference_lawm import compile_policy  # noqa: F401
 from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_lawm import LAWMPolicy
-from .modeling_outputs import PolicyOutput, masked_mean
+from .modeling_outputs import PolicyOutput, check_targets, masked_mean
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
 from .sharing_lawm import SharedOnHub  # noqa: F401
 
@@ -185,6 +185,7 @@ class BakuPolicy(LAWMPolicy):
         chunk = self.bound(self.action_head(self.head(self.norm(x[:, -1]))))  # (B, N, A)
         if actions is None:
             return PolicyOutput(actions=chunk)
+        check_targets(actions, action_is_pad, chunk.shape)
         action_loss = self._negative_log_likelihood(chunk, actions)
         return PolicyOutput(
             loss=masked_mean(action_loss, action_is_pad, self.training),

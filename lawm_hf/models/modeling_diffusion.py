@@ -24,7 +24,7 @@ from .configuration_diffusion import DiffusionPolicyConfig
 from .inference_lawm import compile_policy  # noqa: F401
 from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_lawm import LAWMPolicy
-from .modeling_outputs import PolicyOutput, masked_mean
+from .modeling_outputs import PolicyOutput, check_targets, masked_mean
 from .modeling_unet import ConditionalUnet
 from .modeling_vision import FilmVisionEncoder, init_vision_weights
 from .sharing_lawm import SharedOnHub  # noqa: F401
@@ -181,6 +181,8 @@ class DiffusionPolicy(LAWMPolicy):
         condition = self.encode(pixel_values, task_embeds, state, state_mask, view_mask)
         if actions is None:
             return PolicyOutput(actions=self.generate_latents(condition))
+        size = (len(condition), self.config.chunk_size, self.config.action_size)
+        check_targets(actions, action_is_pad, size)
         chunk = repeat_last_action(actions, action_is_pad).float()
         noise = torch.randn_like(chunk)
         timesteps = torch.randint(

@@ -83,6 +83,33 @@ def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = 
     return (values * keep).sum() / count.clamp(min=1 / world_size())
 
 
+def check_targets(
+    actions: Tensor, action_is_pad: Tensor | None, size: tuple[int, int, int]
+) -> None:
+    """Refuse what a policy cannot be taught: shapes that broadcast would teach something else.
+
+    Args:
+        actions: Targets.
+        action_is_pad: Which of them do not count.
+        size: `(B, N, A)` of the policy and its observations.
+
+    Raises:
+        ValueError: If they are not one chunk for each observation, or its padding.
+    """
+    if actions.shape != size:
+        raise ValueError(
+            f"`actions` must have shape (B, N, A) = {tuple(size)}, a chunk for each observation, "
+            f"got {tuple(actions.shape)}. Cut them, or build the policy with other sizes."
+        )
+    if action_is_pad is not None and (
+        action_is_pad.shape != size[:2] or action_is_pad.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"`action_is_pad` must be bool of shape {tuple(size[:2])}, got {action_is_pad.dtype} "
+            f"of shape {tuple(action_is_pad.shape)}."
+        )
+
+
 def check_clip(
     frames: Tensor,
     actions: Tensor,

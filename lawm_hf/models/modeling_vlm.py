@@ -38,7 +38,7 @@ from .configuration_vlm import VlmPolicyConfig
 from .inference_lawm import compile_policy  # noqa: F401
 from .loading_lawm import LAWMModel  # noqa: F401
 from .modeling_lawm import LAWMPolicy
-from .modeling_outputs import PolicyOutput, masked_mean
+from .modeling_outputs import PolicyOutput, check_targets, masked_mean
 from .sharing_lawm import SharedOnHub  # noqa: F401
 
 _NUM_WAVES = 4  # half a wave over the picture, one, two, four
@@ -157,6 +157,7 @@ class VlmPolicy(LAWMPolicy):
         chunk = self.bound(self.action_head(self.norm(x)))  # (B, N, A)
         if actions is None:
             return PolicyOutput(actions=chunk)
+        check_targets(actions, action_is_pad, chunk.shape)
         action_loss = (chunk.float() - actions.float()).abs().mean(-1)  # (B, N)
         return PolicyOutput(
             loss=masked_mean(action_loss, action_is_pad, self.training),
