@@ -164,3 +164,22 @@ def test_times_of_another_clock_say_nothing_of_the_video(tmp_path):
     root = build_lerobot(tmp_path / "set", "v2.1")
     add_rows(root, timestamp=lambda episode, step: 1.7e9 * (episode % 2) + 2 * episode + step / 10)
     check_windows(open_source(f"lerobot:{root}"))
+
+
+def test_a_gripper_that_is_not_of_0_to_1_is_not_converted_as_if(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v2.1", num_episodes=1)
+    add_rows(root, action=lambda episode, step: [0.0] * 6 + [-1.0 if step < 5 else 1.0])
+    with pytest.raises(BadClipError, match=r"one of 0 to 1, got -1 to 1: leave it out"):
+        open_source(f"lerobot:{root},gripper=open_is_1").low_dim(0)
+    with pytest.raises(ValueError, match=r"must be a feature of numbers, got one of video"):
+        open_source(f"lerobot:{root},action={FRONT}")
+
+
+def test_episodes_without_frames_are_counted_and_named(tmp_path, caplog):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    edit_episodes(
+        root, lambda rows: [r | {"length": r["length"] * (i != 2)} for i, r in enumerate(rows)]
+    )
+    open_source(f"lerobot:{root}")
+    assert "1 of the 5 episodes" in caplog.text
+    assert "have no frames, such as 2." in caplog.text

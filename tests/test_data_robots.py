@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raw BridgeData and LIBERO's HDF5 as people keep them: other roots, names, letters, lost parts."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
@@ -56,6 +58,17 @@ def test_an_instruction_of_bridge_is_a_text_and_not_its_confidence(tmp_path, enc
     path = next(tmp_path.rglob("lang.txt"))
     path.write_bytes("\n Confidence: 0.9\nput the café away\n".encode(encoding))
     assert open_source(f"bridge:{tmp_path}").task(0) == "put the café away"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("obs_dict", {"state": [[0.0] * 7] * 13}), ("policy_out", [{"action": [0.0] * 7}] * 12)],
+)
+def test_pickles_of_another_form_say_what_they_must_hold(tmp_path, name, content):
+    build_bridge(tmp_path, 2)
+    next(tmp_path.rglob(f"traj0/{name}.pkl")).write_bytes(pickle.dumps(content))
+    with pytest.raises(BadClipError, match=r"must hold `full_state` and .* steps with `actions`"):
+        open_source(f"bridge:{tmp_path}").low_dim(0)
 
 
 def edited(root, change):

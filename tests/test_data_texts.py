@@ -187,6 +187,11 @@ def test_shards_that_are_not_found_say_what_there_is(tmp_path, name, pattern, me
         open_source(f"wds:{tmp_path}/{pattern}")
 
 
+def test_a_shard_may_have_brackets_in_its_name(tmp_path):
+    tar_of(tmp_path / "train[0].tar", {"a.txt": b"go", "a.mp4": video(0)})
+    assert tasks(open_source(f"wds:{tmp_path}/train[0].tar")) == ["go"]
+
+
 def test_shards_without_a_video_say_so(tmp_path):
     tar_of(tmp_path / "train-0.tar", {"a.txt": b"go", "a.jpg": b"x"})
     with pytest.raises(ValueError, match="Shards must hold videos"):

@@ -22,6 +22,7 @@ with `subset_seed=0` (a random subset), `manifest=FILE` (names the subset), `vie
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,7 +140,7 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
             unknown = f"A source is `scheme:location`, got {spec!r}. Did you mean `{kind}:{spec}`?"
         raise ValueError(f"{unknown} A package that registers its own is imported by `--import`.")
     parts = rest.split(",")
-    location, options = parts[0], {}
+    location, options = parts[0].lstrip(), {}
     for part in parts[1:]:
         key, equals, value = part.partition("=")
         if not equals and options:
@@ -204,7 +205,8 @@ def _lerobot(
 
 
 def _bridge(location: str, frame_order: str = "numeric", actions: str = "true") -> Source:
-    return BridgeSource(location, frame_order, _parse_value(actions))  # type: ignore[arg-type]
+    wanted = _parse_as(bool, "actions", actions)
+    return BridgeSource(location, frame_order, wanted)  # type: ignore[arg-type]
 
 
 def _libero(
@@ -245,7 +247,7 @@ def _tabletop(
     for key in options:
         if key not in known:
             raise ValueError(_unknown("option of `tabletop:`", key, list(known)))
-    values = {k: _parse_value(v) for k, v in options.items()}
+    values = {k: _parse_as(known[k].annotation, k, v) for k, v in options.items()}
     # The recorder writes actions and states together.
     hides_actions = state == "true" and values.get("actions") is False
     if hides_actions:
@@ -257,6 +259,27 @@ def _tabletop(
     folder = record_tabletop(**values)
     name = ",".join(["tabletop", *(f"{k}={v}" for k, v in sorted(options.items()))])
     return LeRobotSource(LocalFiles(folder), name, action="" if hides_actions else None)
+
+
+def _parse_as(kind: Any, key: str, text: str) -> Any:
+    """A value of this type, if it is one that can be told from others."""
+    value = _parse_value(text)
+    if kind is float:
+        value = float(text) if isinstance(value, str) and _is_number(text) else value
+        is_right = isinstance(value, int | float)
+    else:
+        is_right = kind not in (bool, int) or isinstance(value, kind)
+    if not is_right and not (kind is bool and value in (0, 1)):
+        told = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"`{key}` of a spec must be {told}, got {text!r}.")
+    return bool(value) if kind is bool else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _parse_value(text: str) -> Any:

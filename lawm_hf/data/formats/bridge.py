@@ -135,10 +135,15 @@ class BridgeSource(Source):
 
     def _read_low_dim(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
         folder, latency = self.root / self.trajectories[clip], self._latency(clip)
-        state = _rows(load_pickle(folder / "obs_dict.pkl")["full_state"])
+        observed = load_pickle(folder / "obs_dict.pkl")
         # A list of dictionaries; in older data, of arrays.
         steps = load_pickle(folder / "policy_out.pkl")
-        actions = _rows([step["actions"] if isinstance(step, dict) else step for step in steps])
+        try:
+            state = _rows(observed["full_state"])
+            actions = _rows([step["actions"] if isinstance(step, dict) else step for step in steps])
+        except (KeyError, TypeError, ValueError) as error:
+            told = "obs_dict.pkl must hold `full_state` and policy_out.pkl steps with `actions`"
+            raise BadClipError(f"{told}, of {_SIZE} numbers each: {error!r}") from error
         if len(state) != len(actions) + 1:
             raise BadClipError(f"{len(state)} states for {len(actions)} actions")
         state, actions = state[latency:-1], actions[: len(actions) - latency]

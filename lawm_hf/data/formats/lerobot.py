@@ -31,6 +31,7 @@ _CACHE_BYTES = 256 << 20  # of states and actions, per process
 _OPEN_VIDEOS = 8
 _OTHER_RATE = 0.02  # share by which a rate may be off
 _TOLERANCE = 0.45  # frames that a picture may lie off its time
+_GRIPPER_SLACK = 0.75  # around 0.5: sensors overshoot a little
 # How a gripper of 0 to 1 becomes LIBERO's of -1 (open) to +1 (closed): offset and factor.
 GRIPPERS = {"open_is_1": (1, -2), "closed_is_1": (-1, 2)}
 
@@ -217,6 +218,9 @@ class LeRobotSource(Source):
             actions = actions.reshape(len(actions), self.chunk_size, -1)
         if actions is not None and self.gripper is not None:
             offset, factor = GRIPPERS[self.gripper]
+            if (np.abs(actions[..., -1] - 0.5) > _GRIPPER_SLACK).any():
+                got = f"{actions[..., -1].min():g} to {actions[..., -1].max():g}"
+                raise BadClipError(f"`gripper` is for one of 0 to 1, got {got}: leave it out")
             actions[..., -1] = offset + factor * actions[..., -1]
         return EpisodeRows(
             path,

@@ -143,6 +143,9 @@ def low_dim_keys(
         for key in keys:
             if key not in stored:
                 raise ValueError(f"No feature `{key}`; there are {', '.join(stored)}.")
+            if not stored[key]["dtype"].startswith(_NUMBERS):
+                kind = stored[key]["dtype"]
+                raise ValueError(f"`{key}` must be a feature of numbers, got one of {kind}.")
         return keys
     for key in usual:
         if key in stored:

@@ -85,6 +85,10 @@ def _episodes(rows: list[dict[str, Any]], names: dict[int, str], info: Info, nam
             f"An episode of {name} must have 0 to {_LONGEST_EPISODE} frames, got "
             f"{lengths.min()} to {lengths.max()}."
         )
+    if not lengths.all():
+        told = "%d of the %d episodes of %s have no frames, such as %d."
+        empty = np.flatnonzero(lengths == 0)
+        logger.warning(told, len(empty), len(rows), name, int(rows[empty[0]]["episode_index"]))
 
     def path(row: dict[str, Any], camera: str | None = None) -> str:
         episode, prefix = int(row["episode_index"]), f"videos/{camera}/" if camera else "data/"

@@ -103,7 +103,7 @@ class ShardSource(VideoSource):
 def _match(files: list[str], glob: str, folder: str) -> list[str]:
     """The tar files among these that a pattern means."""
     tars = [file for file in files if file.endswith(".tar")]
-    found = [tar for tar in tars if fnmatch.fnmatch(tar, glob)]
+    found = [tar for tar in tars if tar == glob or fnmatch.fnmatch(tar, glob)]
     packed = [f for f in files if f.lower().endswith(_PACKED) and f.rpartition(".")[0] not in tars]
     packed = [f for f in packed if fnmatch.fnmatch(f, glob) or fnmatch.fnmatch(f, f"{glob}.*")]
     if packed:
