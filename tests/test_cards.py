@@ -267,9 +267,25 @@ def test_a_run_without_weights_or_whose_data_are_not_told_is_not_pushed(policy_f
             push(monkeypatch, policy_folder, "me/x", api)
     args.write_text("source: tabletop:reach\n")
     (policy_folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="weights of a run that has ended"):
+    with pytest.raises(FileNotFoundError, match="no weights in"):
         push(monkeypatch, policy_folder, "me/x", api)
     assert not api.calls
+
+
+def test_a_link_of_a_run_that_leads_elsewhere_is_not_uploaded(policy_folder, tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("{}")
+    (policy_folder / "policy_preprocessor.json").unlink(missing_ok=True)
+    (policy_folder / "policy_preprocessor.json").symlink_to(tmp_path / "secret")
+    api = FakeApi()
+    with pytest.raises(ValueError, match=r"policy_preprocessor\.json, a link to .*secret"):
+        push(monkeypatch, policy_folder, "me/x", api)
+    assert "create_commit" not in dict(api.calls)
+
+
+def test_a_card_of_a_damaged_record_is_refused_by_name(policy_folder):
+    (policy_folder / "environment.json").write_text('{"hardware": "x"}')
+    with pytest.raises(ValueError, match=r"environment\.json of .* must be what a recipe"):
+        write_card(policy_folder)
 
 
 def test_an_evaluation_of_nothing_leaves_the_result_on_the_card(policy_folder):
@@ -349,7 +365,15 @@ def run_folder(folder: Path, source: str, **args) -> Path:
     names = ["health.json", "environment.json", "policy/model.safetensors", "policy/modeling_a.py"]
     names += ["policy/images_b.py", "world_model/config.json", "processor/processor_config.json"]
     private = ["console.txt", "wandb/config.json", "log.jsonl", "step_000004/model.safetensors"]
-    private += ["notes.py", ".env", "policy/mine.py", "policy/optimizer.bin", "token.json"]
+    private += [
+        "optimizer.safetensors",
+        "policy/adapter_of_mine.safetensors",
+        "notes.py",
+        ".env",
+        "policy/mine.py",
+        "policy/optimizer.bin",
+        "token.json",
+    ]
     private += ["strip_000200.png", "README.1.md", "videos/a.mp4", "episodes.jsonl"]
     for name in names + private:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)

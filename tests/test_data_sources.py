@@ -366,6 +366,7 @@ def test_statistics_of_a_mixture_are_those_of_the_pooled_rows():
         ("libero:{here}", FileNotFoundError, "hdf5"),
         ("folder:{here}", FileNotFoundError, "No video"),
         ("folder:,episodes=:3", ValueError, "without one"),
+        ("tabletop:,episodes=16", ValueError, "without one"),
         ("{ssv2},demonstrations=ten", ValueError, "must be a whole number, got 'ten'"),
         ("{ssv2},fraction=10%", ValueError, "must be a number, got '10%'"),
         ("{ssv2},unlabelled=yes", ValueError, "is drop or keep, got 'yes'"),

@@ -273,3 +273,10 @@ def test_weights_that_were_saved_as_whole_numbers_are_refused(kind, tmp_path):
     save_file(rounded, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="must be saved as floating-point numbers"):
         LAWMPolicy.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_weights_says_that_its_run_has_not_ended(tmp_path):
+    make_policy("baku").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=rf"'{tmp_path}' must be what a finished run has written"):
+        LAWMPolicy.from_pretrained(tmp_path)

@@ -550,3 +550,8 @@ def test_settings_that_are_missing_or_damaged_are_named_and_never_replaced_by_de
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((OSError, ValueError), match=message):
         LAWMProcessor.from_pretrained(tmp_path)
+
+
+def test_actions_that_never_vary_are_told(caplog):
+    Normalizer("min_max", {"min": [0.0, 1.0], "max": [0.0, 1.0]}, "action")
+    assert "No dimension of the action varies" in caplog.text

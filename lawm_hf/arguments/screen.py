@@ -40,7 +40,10 @@ def one_screen(argv: list[str]) -> Iterator[None]:
             error = ValueError(str(error.__cause__ or error))
         text = missing_package(error) or str(error)[:2000].strip()
         room = _room(error, text)
-        if not isinstance(error, ValueError | OSError | ImportError) or not text:
+        if (
+            not isinstance(error, ValueError | OSError | ImportError | FloatingPointError)
+            or not text
+        ):
             frames = traceback.extract_tb(error.__traceback__)[-3:]
             places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
             text = f"{type(error).__name__}: {text} ({' > '.join(places)})"

@@ -151,7 +151,8 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         if key.strip() in options:
             raise ValueError(f"An option of a spec is given once, got `{key}` twice in {spec!r}.")
         options[key.strip()] = value
-    if not location.strip() and scheme in _OF_FILES:  # it would be the current folder
+    # It would be the current folder, or the default suite: a shell's variable was not set.
+    if not location.strip() and (scheme in _OF_FILES or spec.startswith(f"{scheme}:")):
         raise ValueError(f"A source is `{scheme}:LOCATION`, got {spec!r} without one. Name it.")
     return scheme, location, options
 

@@ -74,16 +74,22 @@ def write_card(folder: str | Path, repository: str = "") -> ModelCard:
     if learned.exists():
         results = _execution(read_json(learned, dict))
     policy = LAWMPolicy.from_pretrained(parts)
-    card = build_card(
-        args,
-        policy,
-        world_model,
-        LAWMProcessor.from_pretrained(processor).text_encoder,
-        record,
-        repository,
-        cameras=[k.split(".")[-1] for k in cameras if k != "observation.state"],
-        results=results,
-    )
+    try:
+        card = build_card(
+            args,
+            policy,
+            world_model,
+            LAWMProcessor.from_pretrained(processor).text_encoder,
+            record,
+            repository,
+            cameras=[k.split(".")[-1] for k in cameras if k != "observation.state"],
+            results=results,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"args.yaml and environment.json of {folder} must be what a recipe has written, got "
+            f"others ({error!r}). Restore them, or write README.md yourself."
+        ) from error
     _write(folder / "README.md", str(card), keep=True)
     data: Any = card.data
     if data.license == "other":

@@ -25,8 +25,9 @@ PARTS = ("", "policy", "world_model", "processor")
 _RESULT_FILES = (
     *("README.md", LICENCE_FILE, "environment.json", "health.json", "execution.json"),
     *("config.json", "processor_config.json", "policy_p*processor.json"),
-    *("*.safetensors", "*.safetensors.index.json", "task_tokenizer.json"),
+    *("task_embeddings.safetensors", "task_tokenizer.json", "model.safetensors.index.json"),
 )
+WEIGHTS = ("model*.safetensors", "objective.safetensors", "policy_p*processor*.safetensors")
 
 
 def push_run(
@@ -66,11 +67,12 @@ def push_run(
     check_repository(repository)
     folder = Path(folder)
     args, record = run_files(folder)
-    if not any([*(folder / part).glob("*.safetensors")] for part in PARTS):
-        raise FileNotFoundError(
-            f"A push takes the weights of a run that has ended, got none in {folder}. Let it end, "
-            "with --resume true if it was interrupted. Nothing was uploaded."
-        )
+    for needed, what in (("model*.safetensors", "weights"), ("processor_config.json", "processor")):
+        if not any([*(folder / part).glob(needed)] for part in PARTS):
+            raise FileNotFoundError(
+                f"A push takes what a run leaves that has ended, got no {what} in {folder}. Let it "
+                "end, with --resume true if it was interrupted. Nothing was uploaded."
+            )
     licences = data_licences(args, record, saved_backbone(folder))
     api = hub.HfApi()  # looked up where a caller may have put his own
     with hub_errors(repository):
@@ -159,16 +161,23 @@ def _collect(api: Any, collection: str, repository: str) -> None:
 
 def _results(folder: Path, with_frames: bool) -> list[Path]:
     """The files of a run that are meant for others."""
-    patterns = [*_RESULT_FILES, *(["strip*.png"] if with_frames else [])]
+    patterns = [*_RESULT_FILES, *WEIGHTS, *(["strip*.png"] if with_frames else [])]
     files = {
         file for part in PARTS for pattern in patterns for file in (folder / part).glob(pattern)
     }
     for file in [*files]:
         if file.name in ("config.json", "processor_config.json"):
-            for name in read_json(file, dict).get("auto_map", {}).values():
-                module = file.with_name(f"{name.split('.')[0]}.py")
+            named = read_json(file, dict).get("auto_map")
+            for name in named.values() if isinstance(named, dict) else ():
+                module = file.with_name(f"{str(name).split('.')[0]}.py")
                 if module.is_file():
                     files |= {module, *map(Path, get_relative_import_files(module))}
+    for file in files:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"A push uploads files of the run's folder, got {file}, a link to "
+                f"{file.resolve()}. Put the file itself there. Nothing was uploaded."
+            )
     return sorted(files)
 
 

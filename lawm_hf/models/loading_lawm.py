@@ -111,6 +111,10 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
+        except OSError as error:
+            if "no file named" not in str(error):
+                raise
+            raise not_found(folder, error) from error
         except SafetensorError as error:  # does not say which
             raise ValueError(
                 f"The weights in {str(folder)!r} must be whole safetensors files, got a damaged "

@@ -78,7 +78,11 @@ class Normalizer:
             )
         is_constant = scale <= least
         self.constant_dimensions = is_constant.nonzero().flatten().tolist()
-        if self.constant_dimensions:
+        if is_constant.all():
+            logger.warning(
+                "No dimension of the %s varies: nothing can be learned there.", self.name
+            )
+        elif self.constant_dimensions:
             logger.info("Constant dimensions of the %s: %s", self.name, self.constant_dimensions)
         self.offset, self.scale = offset.float(), scale.masked_fill(is_constant, 0).float()
 

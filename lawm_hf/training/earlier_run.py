@@ -9,14 +9,15 @@ import shutil
 from pathlib import Path
 
 from ..hub.licences import parents
-from ..hub.push import PARTS
+from ..hub.push import PARTS, WEIGHTS
 from ..writing.atomic import set_aside, sync_folder
 from .args import TrainingArgs, changed_arguments
 from .checkpoints import find_checkpoints, remove_folder
 
 # What loads as a model or a processor, or tells of one.
-_MODELS = ("*.safetensors", "*.safetensors.index.json", "policy.onnx", "config.json")
-_MODELS += ("processor_config.json", "task_tokenizer.json", "policy_p*processor.json")
+_MODELS = (*WEIGHTS, "model.safetensors.index.json", "policy.onnx", "config.json")
+_MODELS += ("processor_config.json", "task_*.safetensors", "task_tokenizer.json")
+_MODELS += ("policy_p*processor.json",)
 _REPORTS = ("health.json*", "strip*.png", "execution.json")
 
 
@@ -33,7 +34,7 @@ def check_folder(args: TrainingArgs) -> None:
             "Leave one out."
         )
     folder = Path(args.output_dir)
-    checkpoints, weights = find_checkpoints(folder), _files(folder, _MODELS[:1])
+    checkpoints, weights = find_checkpoints(folder), _files(folder, WEIGHTS)
     if checkpoints and args.resume:
         changed_arguments(args)  # refused before models and data are opened
     elif weights and args.resume:
