@@ -183,3 +183,9 @@ def test_episodes_without_frames_are_counted_and_named(tmp_path, caplog):
     open_source(f"lerobot:{root}")
     assert "1 of the 5 episodes" in caplog.text
     assert "have no frames, such as 2." in caplog.text
+
+
+def test_times_that_begin_with_the_second_frame_are_of_another_clock(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v2.1")
+    add_rows(root, timestamp=lambda episode, step: np.float32((step + 1) / 10))
+    check_windows(open_source(f"lerobot:{root}"))

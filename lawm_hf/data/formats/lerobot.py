@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 
 _CACHE_BYTES = 256 << 20  # of states and actions, per process
 _OPEN_VIDEOS = 8
-_OTHER_RATE = 0.02  # share by which a rate may be off
+_OTHER_RATE = 0.002  # share by which a rate may be off
 _TOLERANCE = 0.45  # frames that a picture may lie off its time
 _GRIPPER_SLACK = 0.75  # around 0.5: sensors overshoot a little
 # How a gripper of 0 to 1 becomes LIBERO's of -1 (open) to +1 (closed): offset and factor.
@@ -156,7 +156,9 @@ class LeRobotSource(Source):
         own = self._episode(clip).seconds
         if own is not None and own[0] * self.info.fps >= 0.5:
             length = end - begin if self.info.version == "v3.0" else video.duration
-            own = own if own[-1] < length else None  # times of another clock, not of the video
+            own = (
+                own if own[-1] + 0.5 / self.info.fps < length else None
+            )  # times of another clock, not of the video
         seconds = begin + (indices / self.info.fps if own is None else own[indices])
         if own is None or self._is_steady(own):
             self._check_rate(video, camera, path)
@@ -178,9 +180,11 @@ class LeRobotSource(Source):
             paths = self.table.videos[camera][0]
             for place, length in zip(paths, self.table.lengths.tolist(), strict=True):
                 self._num_rows[camera][place] += length
-        rate = float(video.stream.average_rate or 0)
-        as_many = 1 < video.stream.frames == self._num_rows[camera][path]
-        if as_many and abs(rate / self.info.fps - 1) > _OTHER_RATE:
+        frames, seconds = video.stream.frames, video.duration
+        allowed = max(2, _OTHER_RATE * frames)
+        off = seconds and abs(seconds * self.info.fps - frames) > allowed
+        if off and frames == self._num_rows[camera][path]:
+            rate = frames / seconds
             raise BadClipError(
                 f"{path} has one picture for each row, but {rate:g} per second, and info.json "
                 f"states {self.info.fps:g}: correct that number, or write the video again"
