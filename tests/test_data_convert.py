@@ -264,3 +264,12 @@ def test_conversion_in_processes_and_lerobot_itself_agree(tmp_path):
         assert read_stamp(frame) == (clip, t)
         np.testing.assert_allclose(item["action"], ours.low_dim(clip)[1][t])
         assert item["task"] == ours.task(clip)
+
+
+def test_a_conversion_does_not_become_a_part_of_its_source(tmp_path):
+    build_folder(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    how = Conversion(image_size=16)
+    with pytest.raises(ValueError, match="for both"):
+        write_shards(open_source(f"folder:{tmp_path}"), tmp_path / "deep/..", how)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from lawm_hf import BakuConfig, BakuPolicy, LAWMPolicy, LAWMPolicyConfig, LAWMProcessor, cli
+from lawm_hf.analysis.labels import open_labels
 from lawm_hf.data import WindowDataset, WindowSpec, open_source
 from lawm_hf.data import convert as conversion
 from lawm_hf.hub.licences import SSV2, licence, pretraining_sources
@@ -343,3 +344,8 @@ def test_processes_write_the_labels_that_one_process_writes(tmp_path, monkeypatc
     two = open_source(label(monkeypatch, baku, spec, tmp_path / "two", *parts, "--tasks", 2))
     for clip in one.clips.tolist():
         np.testing.assert_allclose(one.low_dim(clip)[1], two.low_dim(clip)[1], atol=1e-6)
+
+
+def test_a_policy_without_latents_is_told_as_what_its_folder_is(tmp_path):
+    with pytest.raises(OSError, match=r"finished run has written, got: .*policy/config\.json\.$"):
+        open_labels(str(tmp_path))

@@ -24,6 +24,7 @@ from ..data.reader import WindowReader
 from ..data.source import Resize, Source, pick_camera
 from ..data.spec import parse_spec
 from ..models import LAWMPolicy, LAWMProcessor
+from ..models.sharing_lawm import not_found
 from ..writing.lerobot import LATENT_COLUMN
 from ..writing.yaml_file import read_yaml
 
@@ -133,7 +134,10 @@ def open_labels(
     if Path(folder, "config.json").is_file() and Path(folder).name == "policy":
         folder = str(Path(folder).parent)
     folder = str(Path(folder).absolute()) if Path(folder).is_dir() else folder
-    config = cached_file(folder, "policy/config.json", revision=revision)
+    try:
+        config = cached_file(folder, "policy/config.json", revision=revision)
+    except OSError as error:
+        raise not_found(folder, error) from error
     commit = extract_commit_hash(str(config), None)
     policy, processor = load_policy(folder, commit, device)
     found = cached_file(

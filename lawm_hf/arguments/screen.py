@@ -79,7 +79,7 @@ def _room(error: Exception, text: str) -> str:
     if "Make room" in text:
         return ""
     number, place = getattr(error, "errno", None), Path(str(getattr(error, "filename", None)))
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left on device" in text:
         return f". Make room, or choose another folder; the caches are in {constants.HF_HOME}."
     refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
     for name in ("HF_HOME", "HF_HUB_CACHE") if number in refused else ():

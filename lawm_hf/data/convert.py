@@ -130,6 +130,12 @@ def left_out(out: Path) -> list[str]:
 
 def _convert(kind: _Kind, source: Source, out: Path, how: Conversion, executor: Executor) -> None:
     """Write every part that is not there yet."""
+    place = Path(source.name.partition(":")[2].partition(",")[0]).expanduser()
+    if place.is_dir() and place.resolve() == out.resolve():
+        raise ValueError(
+            f"A conversion must go to another folder than its source's, got {out} for both. Choose "
+            "an empty one."
+        )
     clips, size, notes = source.clips.tolist(), how.clips_per_part, out / ".parts"
     parts = {f"{i // size:05d}": clips[i : i + size] for i in range(0, len(clips), size)}
     bad: dict[str, str] = {}

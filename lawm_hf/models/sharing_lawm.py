@@ -42,6 +42,7 @@ def not_found(folder: str | Path, error: Exception) -> OSError:
     """
     said = str(error).strip().splitlines()[0]
     if Path(folder).is_dir():
+        said = said.partition(" Checkout 'https:")[0]  # of the Hub, where it never was
         return OSError(f"{str(folder)!r} must be what a finished run has written, got: {said}")
     what = "a file" if Path(folder).is_file() else f"no folder of that name in {Path.cwd()}"
     return OSError(
