@@ -51,13 +51,31 @@ class StrictConfig(PreTrainedConfig):
         known = {f.name for f in fields(self)}
         unknown = set(kwargs) - known - _TRANSFORMERS_KEYS - _LEROBOT_KEYS - set(self.attribute_map)
         if unknown:
-            name = sorted(unknown)[0]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f" Did you mean `{close[0]}`?" if close else f" Known: {', '.join(sorted(known))}."
-            )
-            raise ValueError(f"`{type(self).__name__}` has no option `{name}`.{hint}")
+            raise ValueError(self.no_option(sorted(unknown)[0]))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def own_fields(cls) -> set[str]:
+        """Names of its options, without those of every configuration."""
+        return {f.name for f in fields(cls)} - {f.name for f in fields(PreTrainedConfig)}
+
+    @classmethod
+    def no_option(cls, name: str) -> str:
+        """What to say of an option that does not exist."""
+        known = sorted(cls.own_fields())
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(known)}."
+        return f"`{cls.__name__}` has no option `{name}`. {hint}"
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs) -> Any:
+        """See `PreTrainedConfig`, which would set options unchecked and drop misspelled ones."""
+        own = {name: kwargs.pop(name) for name in cls.own_fields() & kwargs.keys()}
+        if not kwargs.get("return_unused_kwargs"):
+            for name in kwargs:
+                if difflib.get_close_matches(name, cls.own_fields(), n=1, cutoff=0.8):
+                    raise ValueError(cls.no_option(name))
+        return super().from_dict(config_dict | own, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> Self:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How policies, world models and pairs are loaded: what a configuration names, and all of it."""
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,6 +102,9 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             if config is None:
                 base: Any = cls.config_class
                 config = load_config(folder, base, **hub)
+                names = config.own_fields() & kwargs.keys()
+                if own := {name: kwargs.pop(name) for name in names}:
+                    config = load_config(folder, base, **hub, **own)
             if type(config) not in MODEL_MAPPING:  # remote code
                 return AutoModel.from_pretrained(folder, *args, config=config, **kwargs)
             model_class: Any = MODEL_MAPPING[type(config)]
@@ -115,6 +119,11 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             if "no file named" not in str(error):
                 raise
             raise not_found(folder, error) from error
+        except TypeError as error:  # of the constructor, which gets what is left
+            found = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+            if not found or found[1] not in kwargs:
+                raise
+            raise ValueError(cls.config_class.no_option(found[1])) from error
         except SafetensorError as error:  # does not say which
             raise ValueError(
                 f"The weights in {str(folder)!r} must be whole safetensors files, got a damaged "

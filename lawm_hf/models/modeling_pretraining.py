@@ -143,6 +143,8 @@ class LAWMForPretraining(LAWMModel):
             )
             if found:
                 config = load_config(folder, LAWMPretrainingConfig, subfolder=inside, **kwargs)
+                for name in own_options(config).keys() & kwargs.keys():
+                    setattr(config, name, kwargs.pop(name))
             # All parts of one commit, even if somebody pushes meanwhile.
             if commit := extract_commit_hash(found, None):
                 kwargs["revision"] = commit
