@@ -113,3 +113,22 @@ def test_a_shape_that_is_a_number_or_absent_or_wrong_is_read_or_told(tmp_path, s
     else:
         with pytest.raises(Exception, match=r"actions should have shape .*got \(12, 7\)"):
             source.sound_low_dim(0)
+
+
+def test_what_a_mac_leaves_beside_the_files_of_a_set_is_not_of_it(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v3.0")
+    for path in list(root.rglob("*.parquet")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    rewrite(root / EPISODES, lambda f: f.assign(**{"data/file_index": 7}))  # so it looks for them
+    check_windows(open_source(f"lerobot:{root}"))
+
+
+def test_a_frame_without_a_task_is_told_as_that(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v2.1", num_episodes=2)
+    add_rows(root, task_index=lambda episode, step: None if step == 2 else episode)
+    rows = [{"task_index": i, "task": task} for i, task in enumerate(TASKS)]
+    (root / "meta/tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(f"lerobot:{root}")
+    assert source.task_at(1, 3) == TASKS[1]
+    with pytest.raises(Exception, match="frame 2 has no instruction"):
+        source.task_at(1, 2)

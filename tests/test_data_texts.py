@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from data_fixtures import build_ssv2, encode, read_stamp, stamped
+from data_fixtures import build_lerobot, build_ssv2, encode, read_stamp, stamped
 from test_data_strangers import tar_of, video
 
 from lawm_hf.data import open_source
@@ -185,6 +185,20 @@ def test_shards_that_are_not_found_say_what_there_is(tmp_path, name, pattern, me
         pass
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_source(f"wds:{tmp_path}/{pattern}")
+
+
+def test_a_partial_shard_of_an_interrupted_conversion_is_no_shard(tmp_path):
+    (tmp_path / ".parts").mkdir()
+    tar_of(tmp_path / "train-0.tar", {"a.txt": b"go", "a.mp4": video(0)})
+    tar_of(tmp_path / ".parts/00001.tar", {"b.txt": b"stop", "b.mp4": video(1)})
+    for spec in (f"wds:{tmp_path}", f"wds:{tmp_path}/*.tar"):
+        assert tasks(open_source(spec)) == ["go"]
+
+
+def test_a_lerobot_set_is_no_folder_of_clips(tmp_path):
+    root = build_lerobot(tmp_path / "set", "v3.0", num_episodes=2)
+    with pytest.raises(ValueError, match=r"is a LeRobot set.*Did you mean `lerobot:"):
+        open_source(f"folder:{root}")
 
 
 def test_a_shard_may_have_brackets_in_its_name(tmp_path):

@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -68,9 +68,13 @@ class LocalFiles:
         return self._found[path]
 
     def list(self, folder: str, suffix: str) -> list[str]:
-        """Paths below `folder` that end in `suffix`, sorted; even if they are no files."""
-        found = files_below(self.root / folder)
-        return sorted(p.relative_to(self.root).as_posix() for p in found if p.name.endswith(suffix))
+        """Paths below `folder` that end in `suffix`, sorted; even if they are no files.
+
+        Hidden ones are not of the set: an archiver, a download or a conversion has left them.
+        """
+        found = (p.relative_to(self.root) for p in files_below(self.root / folder))
+        found = (p.as_posix() for p in found if p.name.endswith(suffix) and not is_hidden(p))
+        return sorted(found)
 
 
 class HubFiles(LocalFiles):
@@ -152,7 +156,7 @@ class HubFiles(LocalFiles):
             )
         )
         names = [entry.path.removeprefix(prefix) for entry in tree]
-        return sorted(name for name in names if name.endswith(suffix))
+        return sorted(n for n in names if n.endswith(suffix) and not is_hidden(PurePosixPath(n)))
 
     def _evict(self, keep: Path) -> None:
         """Delete what was used least recently; a reader that has the file open keeps it."""
@@ -177,6 +181,11 @@ def files_below(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         warn_of_links(folder, names)
         yield from (Path(folder, file) for file in files)
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether the name of the file, or of a folder above it, begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def warn_of_links(folder: str, names: Iterable[str]) -> None:

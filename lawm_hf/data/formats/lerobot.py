@@ -209,9 +209,9 @@ class LeRobotSource(Source):
         tasks, names = None, self.table.names
         if "task_index" in table.column_names and names:
             known = self.table.tasks[clip]
-            tasks = [
-                names.get(int(i), known[0] if known else "") for i in flat(table, "task_index")
-            ]
+            usual = known[0] if known else ""
+            numbers = flat(table, "task_index").tolist()  # where there is none, no instruction
+            tasks = [names.get(int(i), usual) if i is not None and i == i else "" for i in numbers]
             if known and not set(known) & set(tasks) and not self._is_told:
                 told = "The rows of %s say %r, meta/ says %r: the rows count, here and elsewhere."
                 logger.warning(told, self.clip_name(clip), tasks[0], known[0])

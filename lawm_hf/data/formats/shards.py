@@ -5,6 +5,7 @@ import fnmatch
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,13 +32,15 @@ class ShardSource(VideoSource):
     Without it every shard is looked through once; a remote set is downloaded for that.
 
     Args:
-        pattern: `DIR/train-*.tar`, or `hf://datasets/user/name[@revision]/train-*.tar`.
+        pattern: `DIR/train-*.tar`, or `hf://datasets/user/name[@revision]/train-*.tar`; without a
+            name of files, all below the folder.
     """
 
     INDEX = "index.jsonl"
 
     def __init__(self, pattern: str):
-        whole = Path(pattern).expanduser().is_dir()
+        is_named = re.search(r"[*?\[]|\.\w+$", pattern)
+        whole = Path(pattern).expanduser().is_dir() or not is_named
         folder, _, glob = (f"{pattern}/*.tar" if whole else pattern).rpartition("/")
         self.store = open_files(folder or ".")
         shards = _match(self.store.list("", ""), glob, folder or "this folder")

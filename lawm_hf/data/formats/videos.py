@@ -14,7 +14,7 @@ import numpy as np
 
 from ...writing.atomic import read_json
 from ...writing.text import get_logger
-from ..files import LocalFiles, files_below
+from ..files import LocalFiles, files_below, is_hidden
 from ..lru import LRU
 from ..source import BadClipError, Features, Resize, Source
 from ..text import decoded, first_text, from_path, json_lines
@@ -170,7 +170,7 @@ class FolderSource(VideoSource):
         self.root = LocalFiles(root).root
         # Hidden are what an archiver of another system, a download or a bin leaves beside a video.
         files = [p.relative_to(self.root) for p in files_below(self.root)]
-        files = [p for p in files if not _is_hidden(p)]
+        files = [p for p in files if not is_hidden(p)]
         self.paths = sorted(p.as_posix() for p in files if p.suffix.lower() in VIDEO_SUFFIXES)
         texts = sorted(p for p in files if p.suffix.lower() in _TEXTS)
         if not self.paths:
@@ -179,6 +179,11 @@ class FolderSource(VideoSource):
 
     def _read_tasks(self, captions: str | None, texts: list[Path]) -> list[str]:
         files = self._caption_files(captions)
+        if not files and (self.root / "meta/info.json").is_file():
+            raise ValueError(
+                f"{self.root} is a LeRobot set, whose videos hold many episodes and no words in "
+                f"their names. Did you mean `lerobot:{self.root}`?"
+            )
         if texts and not files:
             told = "The names of the videos of %s are its instructions. %s is not read: a file of "
             told += "`file_name` and `text` must be named `metadata.csv`, or by `captions=`."
@@ -212,7 +217,7 @@ class FolderSource(VideoSource):
             names = [captions] if captions else ["metadata.csv", "metadata.jsonl"]
             files = [p for name in names for p in self.root.rglob(name)]
             if not captions:
-                files = [p for p in files if not _is_hidden(p.relative_to(self.root))]
+                files = [p for p in files if not is_hidden(p.relative_to(self.root))]
         files = sorted(p.absolute() for p in files if p.is_file())
         if captions and not files:
             raise FileNotFoundError(f"No captions {captions} in {self.root}.")
@@ -265,10 +270,6 @@ def _read_captions(path: Path) -> list[tuple[str, str]]:
         f"{path} must be UTF-8 with `file_name` and `text` in each row, divided by commas if it is "
         f'a csv, and a text with commas in "quotes", got {problem}. Save it so.'
     )
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _same(path: str | Path) -> str:
