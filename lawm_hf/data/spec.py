@@ -8,7 +8,7 @@
     lerobot:…,suite=libero_goal[,gripper=open_is_1]           the episodes of a LIBERO suite; a
                                                               gripper of 0 to 1 becomes LIBERO's
     ssv2:DIR[,split=validation]                               Something-Something v2 as handed out
-    wds:DIR_OR_hf://REPO/train-*.tar                          tar shards of videos
+    wds:DIR_OR_hf://REPO[/train-*.tar]                        tar shards of videos
     bridge:DIR[,frame_order=,actions=false]                   BridgeData V2, raw
     libero:DIR[,suite=libero_90,orientation=,observed=]       LIBERO's HDF5
     folder:DIR[,captions=metadata.csv]                        any videos
@@ -25,6 +25,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,22 +266,15 @@ def _tabletop(
 def _parse_as(kind: Any, key: str, text: str) -> Any:
     """A value of this type, if it is one that can be told from others."""
     value = _parse_value(text)
-    if kind is float:
-        value = float(text) if isinstance(value, str) and _is_number(text) else value
-        is_right = isinstance(value, int | float)
-    else:
-        is_right = kind not in (bool, int) or isinstance(value, kind)
-    if not is_right and not (kind is bool and value in (0, 1)):
-        told = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"`{key}` of a spec must be {told}, got {text!r}.")
+    if kind is float and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(text)
+    told = {bool: "true or false", int: "a whole number", float: "a number"}
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    is_right = {bool: value in (0, 1), int: type(value) is int, float: is_number}
+    if not is_right.get(kind, True):
+        raise ValueError(f"`{key}` of a spec must be {told[kind]}, got {text!r}.")
     return bool(value) if kind is bool else value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _parse_value(text: str) -> Any:
