@@ -158,7 +158,7 @@ def index_shard(path: Path, shard: str) -> list[dict[str, Any]]:
                             labels[key] = label
                     except (ValueError, TypeError, AttributeError, RecursionError) as error:
                         logger.warning("Label %s of %s: %s", printable(member.name), shard, error)
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         logger.warning("Shard %s is damaged after %d clips: %s", shard, len(videos), error)
     if twice:
         logger.warning("Of %d videos of one name in %s the last counts.", twice + 1, shard)
