@@ -217,7 +217,12 @@ def test_a_full_disk_loses_no_episode(tmp_path):
     assert read_results(tmp_path) == results
 
 
-@pytest.mark.parametrize("line", [b"\x00\x00\n", b'{"seed": 1}\n', b'{"seed": 0, "ta{}\n', b"[]\n"])
+BY_HAND = b'{"seed": 1, "task": "go", "is_success": "no", "length": 3}\n'
+
+
+@pytest.mark.parametrize(
+    "line", [b"\x00\x00\n", b'{"seed": 1}\n', b'{"seed": 0, "ta{}\n', b"[]\n", BY_HAND]
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     append_result(result(0), tmp_path)
     with (tmp_path / "episodes.jsonl").open("ab") as file:

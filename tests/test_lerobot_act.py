@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LeRobot's ACT as a LAWM policy, and back into stock LeRobot."""
 
+import sys
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from lawm_hf import (
     LAWMPolicy,
     LAWMProcessor,
 )
-from lawm_hf.lerobot.act import export_act
+from lawm_hf.lerobot.act import export_act, main
 from lawm_hf.models.auto_lawm import new_policy
 
 TASKS = ["go to the red cube", "go to the blue cube"]
@@ -84,3 +86,11 @@ def test_stock_lerobot_loads_the_pretrained_network_and_feeds_it_the_instruction
     chunk = stock.predict_action_chunk(ready)
     ready["observation.environment_state"] = expected.flip(0)
     assert not stock.predict_action_chunk(ready).allclose(chunk)
+
+
+def test_a_folder_that_cannot_be_exported_is_told_in_one_screen(tmp_path, monkeypatch, capsys):
+    command = ["act", str(tmp_path), str(tmp_path / "out"), "--cameras", "front"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        main()
+    assert "must be what a finished run has written" in capsys.readouterr().err

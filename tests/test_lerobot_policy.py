@@ -383,6 +383,14 @@ def test_a_missing_camera_or_instruction_is_named():
         policy.select_action(batch)
 
 
+def test_a_picture_that_is_not_rgb_is_named():
+    policy = new_policy(policy_preset="tabletop", num_layers=1, **SMALL).eval()
+    batch = training_batch()
+    batch["observation.images.wrist"] = batch["observation.images.wrist"].movedim(-3, -1)
+    with pytest.raises(ValueError, match=r"RGB, .*wrist.*Convert them"):
+        policy.select_action(batch)
+
+
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("shape", [(24, 20), (32, 32), (48, 64), (20, 40)])
 def test_pictures_of_any_size_are_scaled_as_the_recipes_scale_them(shape, resize):

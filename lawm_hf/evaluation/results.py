@@ -127,12 +127,14 @@ def read_results(folder: str | Path) -> list[EpisodeResult]:
         if line.endswith(b"\n"):
             try:
                 result = EpisodeResult(**json.loads(line))
+                if result.is_success not in (True, False):  # by hand, of a robot
+                    raise TypeError("`is_success` is true or false")
+                results[result.trial] = result
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"Line {number} of {path} must be an episode, got {line[:80]!r} ({error}). "
                     "Delete the line and resume: the episode is played again."
                 ) from error
-            results[result.trial] = result
     return list(results.values())
 
 

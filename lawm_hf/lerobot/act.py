@@ -190,7 +190,10 @@ def main(export: Callable[[str, str, Sequence[str]], None] = export_act) -> None
     parser.add_argument("folder", help="where to write")
     parser.add_argument("--cameras", nargs="+", required=True, help="front wrist, ...")
     args = parser.parse_args()
-    export(args.pretraining, args.folder, args.cameras)
+    try:
+        export(args.pretraining, args.folder, args.cameras)
+    except (OSError, ValueError) as error:  # one screen
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

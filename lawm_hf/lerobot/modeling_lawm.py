@@ -280,6 +280,9 @@ class LeRobotLAWMPolicy(PreTrainedPolicy):
                 f"This policy needs {needed}, got no {missing} among {sorted(batch)}. "
                 "Rename with --rename_map, or give --task."
             )
+        odd = {key: batch[key].shape for key in keys if batch[key].shape[-3:-2] != (3,)}
+        if odd:
+            raise ValueError(f"Pictures must be RGB, shape (B, 3, H, W), got {odd}. Convert them.")
         size, resize = self.lawm.config.image_size, self.config.resize
         views = [_scaled(batch[key], size, resize) for key in keys]
         images, task = torch.stack(views, 1), batch["task"]
