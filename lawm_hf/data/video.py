@@ -182,7 +182,7 @@ class Video:
             if packet.pts is not None:
                 heapq.heappush(waiting, packet.pts)
             for frame in context.decode(packet):  # in the order in which they are shown
-                frame.pts = heapq.heappop(waiting) if waiting else None
+                frame.pts = heapq.heappop(waiting) if waiting else None  # pyright: ignore[reportAttributeAccessIssue]
                 yield frame
 
     def _frame_at(self, time: int, tolerance: int, size: int, resize: Resize) -> np.ndarray:

@@ -123,7 +123,8 @@ class LAWMModel(SharedOnHub, PreTrainedModel):  # pyright: ignore[reportIncompat
             found = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
             if not found or found[1] not in kwargs:
                 raise
-            raise ValueError(cls.config_class.no_option(found[1])) from error
+            config_class: Any = cls.config_class
+            raise ValueError(config_class.no_option(found[1])) from error
         except SafetensorError as error:  # does not say which
             raise ValueError(
                 f"The weights in {str(folder)!r} must be whole safetensors files, got a damaged "

@@ -83,9 +83,7 @@ def masked_mean(values: Tensor, is_pad: Tensor | None, across_processes: bool = 
     return (values * keep).sum() / count.clamp(min=1 / world_size())
 
 
-def check_targets(
-    actions: Tensor, action_is_pad: Tensor | None, size: tuple[int, int, int]
-) -> None:
+def check_targets(actions: Tensor, action_is_pad: Tensor | None, size: tuple[int, ...]) -> None:
     """Refuse what a policy cannot be taught: shapes that broadcast would teach something else.
 
     Args:

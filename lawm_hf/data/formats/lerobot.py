@@ -151,14 +151,14 @@ class LeRobotSource(Source):
             episode = self._episode(clip)
             pictures = self.rows.pictures(episode.path, camera, episode.rows[indices])
             return np.stack([decode_image(picture, size, resize) for picture in pictures])
-        path, begin, end = (values[clip] for values in self.table.videos[camera])
+        paths, begins, ends = self.table.videos[camera]
+        path, begin, end = paths[clip], float(begins[clip]), float(ends[clip])
         video = self._videos_open.get(path, lambda: Video(self.store.fetch(path)))
         own = self._episode(clip).seconds
         if own is not None and own[0] * self.info.fps >= 0.5:
             length = end - begin if self.info.version == "v3.0" else video.duration
-            own = (
-                own if own[-1] + 0.5 / self.info.fps < length else None
-            )  # times of another clock, not of the video
+            if own[-1] + 0.5 / self.info.fps >= length:
+                own = None  # times of another clock, not of the video
         seconds = begin + (indices / self.info.fps if own is None else own[indices])
         if own is None or self._is_steady(own):
             self._check_rate(video, camera, path)

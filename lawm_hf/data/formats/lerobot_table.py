@@ -171,6 +171,7 @@ def _task_names(files: LocalFiles, info: Info) -> dict[int, str]:
     """Instruction by `task_index`: a pandas index or a column of `tasks.parquet`, or json lines."""
     rows: list[dict[str, Any]] = []
     names = ["meta/tasks.parquet", "meta/tasks.jsonl"]
+    path = names[0]
     for path in names if info.version == "v3.0" else names[::-1]:
         with suppress(FileNotFoundError):
             if path.endswith(".jsonl"):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Held-out canonical correlations; a file of its own, so that using it needs numpy only."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def held_out_cca(
     return [_correlation(a, b) for a, b in zip(z_parts.T, y_parts.T, strict=True)]
 
 
-def check_rows(rows: dict[str, Array]) -> None:
+def check_rows(rows: Mapping[str, Array]) -> None:
     """Refuse rows `(M, P)` and `(M, Q)` whose correlations would mean nothing.
 
     Args:

@@ -63,4 +63,5 @@ class LatentCCA(evaluate.Metric):
         told |= {"predictions": predictions, "references": references}
         rows = {name: np.asarray(value, dtype=np.float64) for name, value in told.items()}
         check_rows(rows)
-        return {"canonical_correlations": held_out_cca(*rows.values(), regularization)}
+        z_fit, y_fit, z, y = rows.values()
+        return {"canonical_correlations": held_out_cca(z_fit, y_fit, z, y, regularization)}
