@@ -130,12 +130,8 @@ def left_out(out: Path) -> list[str]:
 
 def _convert(kind: _Kind, source: Source, out: Path, how: Conversion, executor: Executor) -> None:
     """Write every part that is not there yet."""
-    place = Path(source.name.partition(":")[2].partition(",")[0]).expanduser()
-    if place.is_dir() and place.resolve() == out.resolve():
-        raise ValueError(
-            f"A conversion must go to another folder than its source's, got {out} for both. Choose "
-            "an empty one."
-        )
+    if not (out / ".parts/job.json").is_file():
+        check_place(source, out)
     clips, size, notes = source.clips.tolist(), how.clips_per_part, out / ".parts"
     parts = {f"{i // size:05d}": clips[i : i + size] for i in range(0, len(clips), size)}
     bad: dict[str, str] = {}
@@ -212,7 +208,6 @@ def _check_same_job(kind: _Kind, source: Source, out: Path, how: Conversion) -> 
     job |= {"columns": repr(how.columns)} if how.columns is not None else {}
     path = out / ".parts/job.json"
     if not path.is_file():
-        check_place(source, out)
         write_text_atomic(path, json.dumps(job))
     elif (begun := read_json(path)) != job:
         raise ValueError(

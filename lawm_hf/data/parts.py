@@ -203,6 +203,12 @@ def check_place(source: Source, out: Path) -> None:
             "A conversion replaces `data`, `meta`, `videos` and shards, so its folder must have "
             f"none before it begins, got {out} with {taken[0]}. Choose an empty folder."
         )
+    place = Path(source.name.partition(":")[2].partition(",")[0]).expanduser()
+    if place.is_dir() and place.resolve() == out.resolve():
+        raise ValueError(
+            f"A conversion must go to another folder than its source's, got {out} for both. Choose "
+            "an empty one."
+        )
     root = getattr(source, "root", None)
     if isinstance(source, VideoSource) and root and out.resolve().is_relative_to(root.resolve()):
         logger.warning(
