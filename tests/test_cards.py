@@ -12,14 +12,12 @@ import pytest
 import yaml
 from accelerate import Accelerator
 from huggingface_hub import ModelCard
+from test_push import FakeApi, push
 from test_recipes import FINETUNE, finetune, pretrain, recipe
 
-from lawm_hf import LAWMPolicy, hub, run_record
-from lawm_hf.cli import main
+from lawm_hf import LAWMPolicy, run_record
 from lawm_hf.evaluation.results import EpisodeResult, summarize
-from lawm_hf.hub import add_results, push_run, write_card
-from lawm_hf.hub.card import card_metadata, data_licences
-from lawm_hf.hub.licences import inherited_sources, licence, pretraining_sources, shareable
+from lawm_hf.hub import add_results, write_card
 from lawm_hf.hub.text import cell, code, literal
 from lawm_hf.training.run_log import ProgressLog, energy, hardware
 
@@ -43,42 +41,6 @@ def policy_folder(runs, tmp_path) -> Path:
 
 def summary(successes: int, episodes: int) -> dict:
     return summarize([EpisodeResult(i, "go", i < successes, 9) for i in range(episodes)])
-
-
-class FakeApi:
-    """Notes what is committed."""
-
-    is_private = True
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        return lambda *args, **options: self.calls.append((name, options))
-
-    def repo_info(self, repository, revision=None):
-        return SimpleNamespace(private=self.is_private, sha="head")
-
-    def list_repo_refs(self, repository):
-        return SimpleNamespace(tags=[])
-
-    def create_commit(self, **options):
-        self.calls.append(("create_commit", options))
-        return SimpleNamespace(oid="abc")
-
-    @property
-    def files(self) -> dict:
-        """What the one commit holds."""
-        (commit,) = [options for name, options in self.calls if name.endswith("commit")]
-        assert not any(name.startswith("upload") for name, _ in self.calls)
-        return {o.path_in_repo: o.path_or_fileobj for o in commit["operations"]}
-
-
-def push(monkeypatch, folder: Path, repository: str, api=None, **options) -> FakeApi:
-    api = api or FakeApi()
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
-    push_run(folder, repository, **options)
-    return api
 
 
 def snippet(card: str) -> str:
@@ -123,63 +85,6 @@ def test_the_licence_of_the_pretraining_data_survives_finetuning(policy_folder):
     card = write_card(policy_folder)
     assert card.data.license_name == "data-unstated"
     assert "state it before you share" in card.text
-
-
-def test_the_pretraining_data_are_read_from_its_folder_without_paths(tmp_path):
-    sources = [f"ssv2:{tmp_path}/ssv2,manifest={tmp_path}/some.json", "lerobot:a/b@main"]
-    (tmp_path / "args.yaml").write_text(yaml.safe_dump({"sources": sources}))
-    expected = ["ssv2:ssv2,manifest=some.json", "lerobot:a/b@main"]
-    assert pretraining_sources(str(tmp_path)) == expected
-    assert pretraining_sources("nobody/on-the-hub") is None
-
-
-@pytest.mark.parametrize(
-    ("spec", "name"),
-    [
-        ("tabletop:reach,episodes=4", "apache-2.0"),
-        ("tabletop,episodes=4", "apache-2.0"),
-        ("ssv2:/data/x", "ssv2-research-only"),
-        ("wds:hf://datasets/me/ssv2-wds/train-*.tar", "ssv2-research-only"),
-        ("bridge:DIR,views=images0", "cc-by-4.0"),
-        ("lerobot:nvidia/BridgeData2_LeRobot_v3@COMMIT", "cc-by-4.0"),
-        ("libero:DIR,suite=libero_90", "cc-by-4.0"),
-        ("lerobot:me/demos", "unstated"),
-        ("lerobot:nvidia/bridge_lerobot_v3", "cc-by-4.0"),
-        ("lerobot:IPEC-COMMUNITY/bridge_orig_lerobot", "cc-by-4.0"),
-        ("lerobot:someone/bridge_data_v2", "cc-by-4.0"),
-        ("lerobot:hf://datasets/lerobot/libero@a1aaacb", "cc-by-4.0"),
-        ("lerobot:nvidia/LIBERO_LeRobot_v3/libero_90", "cc-by-4.0"),
-        ("lerobot:physical-intelligence/libero", "cc-by-4.0"),
-        ("lerobot:openvla/modified_libero_rlds", "cc-by-4.0"),
-        ("wds:hf://datasets/me/sthv2-wds/train-*.tar", "ssv2-research-only"),
-        ("wds:hf://datasets/me/20bn-clips/train-*.tar", "ssv2-research-only"),
-        ("folder:/data/SomethingSomethingV2", "ssv2-research-only"),
-        ("wds:smth-smth/x.tar", "ssv2-research-only"),
-        ("lerobot:me/bridge-inspection", "unstated"),
-        ("folder:/data/cambridge_data", "unstated"),
-        ("lerobot:x/libero_plus_lerobot", "unstated"),  # others have extended it
-        ("folder:/data/fifthv2", "unstated"),
-        ("folder:/data/tabletop", "unstated"),
-        ("wds:/data/train-*.tar", "unstated"),
-    ],
-)
-def test_a_source_has_the_licence_of_its_data(spec, name):
-    assert licence(spec).name == name
-
-
-@pytest.mark.parametrize(
-    ("spec", "shown"),
-    [
-        ("lerobot:{folder}/demos,episodes=3", "lerobot:demos,episodes=3"),
-        ("wds:{folder}/x/train-*.tar", "wds:train-*.tar"),
-        ("folder:~/videos", "folder:videos"),
-        ("wds:hf://datasets/me/x/train-*.tar", "wds:hf://datasets/me/x/train-*.tar"),
-        ("me/lawm-baku", "me/lawm-baku"),
-        ("{folder}/outputs/pretrain", "pretrain"),
-    ],
-)
-def test_a_source_is_shown_without_the_folders_above_it(spec, shown, tmp_path):
-    assert shareable(spec.format(folder=tmp_path)) == shown
 
 
 def test_an_evaluation_adds_its_rate_and_interval_and_replaces_only_itself(policy_folder):
@@ -360,97 +265,6 @@ def test_a_code_span_holds_any_backticks():
     assert cell(code("a|b")) == "`a\\|b`"
 
 
-def run_folder(folder: Path, source: str, **args) -> Path:
-    """What a pretraining run leaves behind, without its weights' numbers."""
-    names = ["health.json", "environment.json", "policy/model.safetensors", "policy/modeling_a.py"]
-    names += ["policy/images_b.py", "world_model/config.json", "processor/processor_config.json"]
-    private = ["console.txt", "wandb/config.json", "log.jsonl", "step_000004/model.safetensors"]
-    private += [
-        "optimizer.safetensors",
-        "policy/adapter_of_mine.safetensors",
-        "notes.py",
-        ".env",
-        "policy/mine.py",
-        "policy/optimizer.bin",
-        "token.json",
-    ]
-    private += ["strip_000200.png", "README.1.md", "videos/a.mp4", "episodes.jsonl"]
-    for name in names + private:
-        (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text("{}")
-    (folder / "policy/modeling_a.py").write_text("from .images_b import x\n")
-    auto_map = {"AutoModel": "modeling_a.Policy"}
-    (folder / "policy/config.json").write_text(json.dumps({"auto_map": auto_map}))
-    (folder / "README.md").write_text("# mine\n")
-    args = {"sources": [source], "output_dir": str(folder), "eval_source": "auto"} | args
-    (folder / "args.yaml").write_text(yaml.safe_dump(args))
-    return folder
-
-
-RESULTS = {
-    *("README.md", "args.yaml", "environment.json", "health.json", "policy/config.json"),
-    *("policy/model.safetensors", "policy/modeling_a.py", "policy/images_b.py"),
-    *("processor/processor_config.json", "world_model/config.json"),
-}
-
-
-@pytest.mark.parametrize(
-    ("source", "eval_source", "has_pictures"),
-    [
-        ("tabletop:reach", "auto", True),
-        ("lerobot:lerobot/libero", "none", True),
-        ("ssv2:DIR", "auto", False),
-        ("folder:/data/mine", "auto", False),
-        ("tabletop:reach", "ssv2:DIR", False),  # held-out clips are on the pictures
-    ],
-)
-def test_a_push_uploads_results_alone_in_one_commit(
-    tmp_path, monkeypatch, source, eval_source, has_pictures
-):
-    folder = run_folder(tmp_path / "run", source, eval_source=eval_source)
-    api = push(monkeypatch, folder, "me/x", tag="v1", revision="next")
-    assert set(api.files) == RESULTS | ({"strip_000200.png"} if has_pictures else set())
-    assert str(tmp_path) not in api.files["args.yaml"].decode()
-    assert (folder / "README.md").read_text() == "# mine\n"
-    calls = dict(api.calls)
-    assert calls["create_repo"] == {"private": True, "exist_ok": True}
-    assert (calls["create_branch"]["branch"], calls["create_commit"]["revision"]) == ("next",) * 2
-    assert calls["create_tag"] == {"tag": "v1", "revision": "abc"}
-
-
-def test_research_only_weights_go_to_a_public_repository_only_if_asked_to(tmp_path, monkeypatch):
-    api = FakeApi()
-    api.is_private = False
-    folder = run_folder(tmp_path / "run", "wds:hf://datasets/me/sthv2/train-*.tar")
-    with pytest.raises(ValueError, match="allow_public"):
-        push(monkeypatch, folder, "me/x", api)
-    assert "create_commit" not in dict(api.calls)
-    push(monkeypatch, folder, "me/x", api, allow_public=True, create_pr=True)
-    assert dict(api.calls)["create_commit"]["create_pr"] is True
-    free = run_folder(tmp_path / "free", "tabletop:reach")
-    push(monkeypatch, free, "me/x", type("Public", (FakeApi,), {"is_private": False})())
-
-
-def test_a_run_is_pushed_later_by_a_command(tmp_path, monkeypatch):
-    api = FakeApi()
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
-    folder = run_folder(tmp_path / "run", "tabletop:reach")
-    argv = ["lawm-hf", "push", str(folder), "me/x", "--create-pr", "--revision", "next"]
-    monkeypatch.setattr("sys.argv", argv)
-    main()
-    (commit,) = [options for name, options in api.calls if name == "create_commit"]
-    assert (commit["create_pr"], commit["revision"]) == (True, "next")
-
-
-@pytest.mark.parametrize(
-    "name", ["true", "lawm", "me/", "me/x/y", "https://huggingface.co/me/x", "me/a b", "me/x@main"]
-)
-def test_a_malformed_repository_is_found_before_training(tmp_path, name):
-    with pytest.raises(ValueError, match="`user/name`, got"):
-        pretrain(tmp_path, steps=1, push_to_hub=name)
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_metadata_name_base_model_data_sets_and_policy(policy_folder):
     path = policy_folder / "args.yaml"
     args = yaml.safe_load(path.read_text())
@@ -470,49 +284,6 @@ def test_the_metadata_name_base_model_data_sets_and_policy(policy_folder):
     assert (data.license, data.license_link) == ("other", "LICENSE.md")
     assert "licence unknown" in (policy_folder / "LICENSE.md").read_text()
     assert "me/b" in data.datasets
-
-
-def test_a_base_in_a_folder_goes_by_the_name_under_which_it_was_pushed(tmp_path):
-    (tmp_path / "args.yaml").write_text("push_to_hub: me/lawm-latent\nsources: [tabletop:reach]\n")
-    args = {"source": "tabletop:reach", "pretrained": str(tmp_path)}
-    policy = SimpleNamespace(config=SimpleNamespace(model_type="lawm_baku"))
-    assert card_metadata(args, {}, policy, {}).base_model == "me/lawm-latent"
-    (tmp_path / "args.yaml").write_text("sources: [tabletop:reach]\n")
-    assert card_metadata(args, {}, policy, {}).base_model is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["sources: !!python/object/apply:os.mkdir ['{}/ran']", "- a", "sources: [[1]]", "\0", "{", ""],
-)
-def test_a_damaged_record_of_the_pretraining_data_means_that_they_are_not_known(tmp_path, text):
-    (tmp_path / "args.yaml").write_text(text.replace("{}", str(tmp_path)))
-    assert pretraining_sources(str(tmp_path)) is None
-    assert not (tmp_path / "ran").exists()
-
-
-def test_the_data_behind_every_checkpoint_that_went_into_a_run_are_inherited(tmp_path):
-    """A policy and a world model from elsewhere, one of them finetuned from a third."""
-    for name, text in (
-        ("a", "sources: [ssv2:DIR]"),
-        ("b", "source: tabletop:reach\npretrained: c"),
-    ):
-        (tmp_path / name / "policy").mkdir(parents=True)
-        (tmp_path / name / "args.yaml").write_text(text)
-    args = {"sources": ["tabletop:place2"], "policy_type": f"{tmp_path}/a/policy"}
-    args |= {"objective": "latent", "world_model_type": f"{tmp_path}/b", "vision_from": ""}
-    assert inherited_sources(args) is None
-    assert "what b was pretrained on" in data_licences(args, {})
-    record = {"pretraining_sources": ["bridge:DIR"]}
-    (tmp_path / "b" / "environment.json").write_text(json.dumps(record))
-    assert inherited_sources(args) == ["bridge:DIR", "ssv2:DIR", "tabletop:reach"]
-    assert inherited_sources(args | {"policy_type": "baku", "world_model_type": "dreamerv3"}) == []
-
-
-def test_the_name_of_an_unknown_pretraining_frees_no_data():
-    for parent, name in (("me/lawm-libero", "unstated"), ("me/lawm-ssv2", "ssv2-research-only")):
-        found = data_licences({"source": "tabletop:reach", "pretrained": parent}, {})
-        assert [each.name for each in found.values()] == ["apache-2.0", name]
 
 
 def progress_log(folder: Path, first_step: int) -> ProgressLog:
