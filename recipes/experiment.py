@@ -99,22 +99,23 @@ def check(runs: list[Run], reference: str, is_local: bool) -> None:
     """
     if reference != ExperimentArgs.reference:
         check_known("`reference`", [reference], {run.pretraining for run in runs})
-    for run in runs:
-        made = stage_args(run.stages[0]).policy_type
-        if made != run.policy and is_policy_type(run.policy):
-            raise ValueError(
-                f"A policy of a plan that is called as a type must be of it, got {made!r} for "
-                f"`{run.policy}`. Give it `model: {{policy_type: {run.policy}}}`, or another name."
-            )
     environments = {}
-    for stage in {stage.folder: stage for run in runs for stage in run.stages}.values():
+    stages = {(stage.folder, run.policy): stage for run in runs for stage in run.stages}
+    for (_, policy), stage in stages.items():
         args = stage_args(stage)
         if stage.recipe == "evaluate":
             options = env_options(args)
             environments[args.env, repr(options)] = args.env, options
-        else:
-            for source in sources_of(args):
-                parse_spec(source)
+            continue
+        for source in sources_of(args):
+            parse_spec(source)
+        # Finetuning after pretraining takes the policy that is there.
+        if stage.needs is None and args.policy_type != policy and is_policy_type(policy):
+            raise ValueError(
+                f"A policy of a plan that is called as a type must be of it, got "
+                f"{args.policy_type!r} for `{policy}`. Give it `model: {{policy_type: {policy}}}`, "
+                "or another name."
+            )
     for name, options in environments.values():
         try:
             open_environment(name, options)[1].close()

@@ -32,7 +32,8 @@ _MAX_SATURATED = 0.5  # healthy: below 0.01
 _MIN_EFFECT = 0.02  # share of the variance, our choice; healthy (one run): 0.95 and 0.87
 _MIN_PROBE_GAIN = 0.1  # R² of the target's position over an untrained policy; healthy: 0.67, 0.95
 # Fewer clips scatter too much for some alarms: of 12 draws of a healthy run's clips, the swap gap
-# was within two errors of 0 in 9 draws of two clips, 7 of five, 3 of ten, none of 15.
+# was within two errors of 0 in 9 draws of two clips, 7 of five, 3 of ten, none of 15
+# (`benchmarks/few_clips.py`).
 _FEW = 20
 _STILL = 1e-3  # squared error of a frame: less than one pixel in one channel off by 8 of 255
 

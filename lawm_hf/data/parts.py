@@ -157,8 +157,9 @@ class LeRobotPart:
         episode = Episode(tasks[0], len(tasks), tasks=tasks if len(set(tasks)) > 1 else [])
         state, actions = source.low_dim(clip)
         values = {_STATE: state, _ACTION: actions}
+        is_retimed = not np.array_equal(numbers, np.arange(source.length(clip)))
         for name, size in vector_sizes(source).items():
-            if source.times(clip) is not None and numbers.tolist() != [*range(source.length(clip))]:
+            if is_retimed and source.times(clip) is not None:
                 raise BadClipError(
                     f"its rate varies, and {name} belongs to the frames as they are: leave it out "
                     "(`,action=,state=` of a LeRobot set), or write the times of the rows again"

@@ -22,7 +22,7 @@ from ..statistics import LARGEST, STATISTICS, check_statistics, warn_of_outliers
 from ..text import printable
 from ..video import Video
 from .lerobot_info import Info, low_dim_keys, read_info
-from .lerobot_rows import EpisodeRows, RowFiles, flat, join, seconds
+from .lerobot_rows import EpisodeRows, RowFiles, flat, is_steady, join, seconds
 from .lerobot_table import read_episodes
 
 logger = get_logger(__name__)
@@ -129,12 +129,8 @@ class LeRobotSource(Source):
 
     def times(self, clip: int) -> np.ndarray | None:
         """See `Source.times`: what the rows say, if it is not the rate of `info.json`."""
-        seconds = self._episode(clip).seconds
-        return None if seconds is None or self._is_steady(seconds) else seconds - seconds[0]
-
-    def _is_steady(self, seconds: np.ndarray) -> bool:
-        frames = (seconds - seconds[0]) * self.info.fps
-        return bool((np.abs(frames - np.arange(len(frames))) < 0.5).all())
+        rows = self._episode(clip)
+        return None if rows.seconds is None or rows.is_steady else rows.seconds - rows.seconds[0]
 
     def cameras_of(self, clip: int) -> tuple[str, ...]:
         """Cameras that have a video, and are not padded anywhere in the episode."""
@@ -154,13 +150,14 @@ class LeRobotSource(Source):
         paths, begins, ends = self.table.videos[camera]
         path, begin, end = paths[clip], float(begins[clip]), float(ends[clip])
         video = self._videos_open.get(path, lambda: Video(self.store.fetch(path)))
-        own = self._episode(clip).seconds
+        rows = self._episode(clip)
+        own = rows.seconds
         if own is not None and own[0] * self.info.fps >= 0.5:
             length = end - begin if self.info.version == "v3.0" else video.duration
             if own[-1] + 0.5 / self.info.fps >= length:
                 own = None  # times of another clock, not of the video
         seconds = begin + (indices / self.info.fps if own is None else own[indices])
-        if own is None or self._is_steady(own):
+        if own is None or rows.is_steady:
             self._check_rate(video, camera, path)
         try:
             times = np.round(seconds / video.time_base).astype(np.int64)
@@ -226,13 +223,15 @@ class LeRobotSource(Source):
                 got = f"{actions[..., -1].min():g} to {actions[..., -1].max():g}"
                 raise BadClipError(f"`gripper` is for one of 0 to 1, got {got}: leave it out")
             actions[..., -1] = offset + factor * actions[..., -1]
+        times = seconds(table, self.info.fps)
         return EpisodeRows(
             path,
             rows,
             join(table, self._state),
             actions,
             tasks,
-            seconds(table, self.info.fps),
+            times,
+            times is None or is_steady(times, self.info.fps),
             {c for c, mask in masks if not flat(table, mask).all()},
         )
 

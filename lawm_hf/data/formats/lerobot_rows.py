@@ -46,6 +46,7 @@ class EpisodeRows:
     actions: np.ndarray | None
     tasks: list[str] | None
     seconds: np.ndarray | None
+    is_steady: bool  # those keep the rate of `info.json`, or there are none
     padded: set[str]
 
     @property
@@ -191,6 +192,12 @@ def seconds(table: pa.Table, fps: float) -> np.ndarray | None:
     if told and seconds[0] * fps >= 0.5:  # rows were cut off, if these are frames of the video
         told = (np.abs(seconds * fps - np.round(seconds * fps)) < 0.1).all()
     return seconds if told else None
+
+
+def is_steady(seconds: np.ndarray, fps: float) -> bool:
+    """Whether these times keep a rate, to within half a frame."""
+    frames = (seconds - seconds[0]) * fps
+    return bool((np.abs(frames - np.arange(len(frames))) < 0.5).all())
 
 
 def flat(table: pa.Table, key: str) -> np.ndarray:

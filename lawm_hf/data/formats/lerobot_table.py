@@ -182,7 +182,7 @@ def _task_names(files: LocalFiles, info: Info) -> dict[int, str]:
     found = {}
     for number, row in enumerate(rows):
         texts = [row[k] for k in ("task", "__index_level_0__") if isinstance(row.get(k), str)]
-        others = [value for key, value in row.items() if isinstance(value, str)]
+        others = [value for value in row.values() if isinstance(value, str)]
         if not texts and len(others) > 1:
             told = "%s is not used: it must hold `task` and `task_index`, got %s."
             logger.warning(told, path, str(row)[:200])
